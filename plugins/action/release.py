@@ -1,0 +1,83 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action plugin `release`: the part that runs on the controller, where the source lies."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.source import (
+    directory_plan,
+    git_access,
+    git_plan,
+)
+
+MODULE = "asgi.deploy.release"
+
+
+class ActionModule(ActionBase):
+    """Plans on the controller; brings the archive to the host when the host asks for it."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Runs the action."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        source = arguments.get("source") or {}
+        on_host = source.get("checkout") == "host"
+        try:
+            if not arguments.get("plan") and not on_host:
+                return {"changed": False, "plan": plan_here(arguments, source)}
+            return self._on_host(arguments, task_vars or {})
+        except DeployError as error:
+            return {"failed": True, "msg": error.message, **error.facts}
+
+    def _on_host(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Runs the module, a second time with the archive where the host has not got it."""
+        result: dict[str, Any] = self._execute_module(MODULE, arguments, task_vars=task_vars)
+        if not result.pop("needs_archive", False):
+            return result
+        archive = Path(arguments["plan"]["archive"])
+        try:
+            if not self._connection._shell.tmpdir:
+                self._make_tmp_path()
+            target = self._connection._shell.join_path(self._connection._shell.tmpdir, archive.name)
+            self._transfer_file(str(archive), target)
+            self._fixup_perms2((self._connection._shell.tmpdir, target))
+            arguments["archive"] = target
+            result = self._execute_module(MODULE, arguments, task_vars=task_vars)
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result
+
+
+def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, str]:
+    """Decides the release from a source that the controller can read."""
+    directory = arguments.get("directory") or "."
+    build = BuildSettings(
+        installer=arguments.get("installer", "uv"),
+        python=arguments.get("python", "python3"),
+        extras=arguments.get("extras") or [],
+        groups=arguments.get("groups") or [],
+        index=arguments.get("index") or {},
+        extra_indexes=arguments.get("extra_indexes") or [],
+    ).identity(arguments["entrypoint"], directory)
+    # removed by Ansible when the run ends, shared by its worker processes until then
+    scratch = Path(tempfile.mkdtemp(prefix="asgi-release-", dir=C.DEFAULT_LOCAL_TMP))
+    if source.get("path"):
+        path = Path(source["path"]).expanduser()
+        exclude = source.get("exclude") or []
+        return directory_plan(path, exclude, scratch, build, directory)
+    access = git_access(source.get("username") or "", source.get("password") or "")
+    return git_plan(source["git"], str(source["version"]), scratch, access, build, directory)

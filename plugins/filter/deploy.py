@@ -1,0 +1,58 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters of asgi.deploy: one line each, the logic is in module_utils."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.asgi.deploy.plugins.module_utils import fleet, units, validation
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
+from ansible_collections.asgi.deploy.plugins.module_utils.servers import ServerSettings, server
+
+
+def server_command(settings: Mapping[str, Any], name: str) -> str:
+    """Returns the command of a server after the interpreter, for ExecStart=."""
+    return units.exec_line(server(name).command(ServerSettings(**settings)))
+
+
+def sandbox_directives(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the directives of the sandbox."""
+    return Sandbox(**settings).directives()
+
+
+def told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets Ansible show the errors of a function as those of a filter."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (DeployError, ValueError) as error:
+            raise AnsibleFilterError(str(error)) from error
+
+    return call
+
+
+class FilterModule:
+    """The filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Returns the filters by name."""
+        functions: dict[str, Callable[..., Any]] = {
+            "app_problems": validation.app_problems,
+            "certificate_kind": validation.certificate_kind,
+            "command_line": units.command_line,
+            "environment_file": units.environment_file,
+            "mebibytes": units.mebibytes,
+            "migrate_problems": validation.migrate_problems,
+            "proxy_problems": validation.proxy_problems,
+            "rollback_target": fleet.rollback_target,
+            "sandbox_directives": sandbox_directives,
+            "server_command": server_command,
+            "service_problems": validation.service_problems,
+        }
+        return {name: told(function) for name, function in functions.items()}

@@ -1,0 +1,87 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Other programs, run without a shell, their failures told in full."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DeployError
+
+#: A program that we start sees this and what is given to it, not the caller's environment.
+BASE_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+}
+SHOWN_LINES = 40
+
+
+def tail(text: str, lines: int = SHOWN_LINES) -> str:
+    """Returns the last lines of a text."""
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_seconds: float,
+    user: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    umask: int = -1,
+    input_file: Path | None = None,
+    check: bool = True,
+    doing: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end.
+
+    Args:
+        argv: Program and arguments; never a secret among them, argv is public on a host.
+        timeout_seconds: After this the program is killed and the call fails.
+        user: Run as this user with its primary group and nothing else of ours.
+        environment: Added to the small base environment.
+        directory: Working directory.
+        umask: File mode mask for the program; -1 leaves ours.
+        input_file: What the program reads as standard input; nothing by default.
+        check: Raise where the program ends with another code than 0.
+        doing: What this is for, in the words of an error text ("install packages").
+
+    Raises:
+        DeployError: The program is missing, failed (with check), or took too long.
+    """
+    identity: dict[str, Any] = {}
+    if user is not None and os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    purpose = f" to {doing}" if doing else ""
+    try:
+        with open(input_file or os.devnull, "rb") as standard_input:
+            done = subprocess.run(
+                list(argv),
+                stdin=standard_input,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout_seconds,
+                env={**BASE_ENVIRONMENT, **(environment or {})},
+                cwd=directory,
+                umask=umask,
+                check=False,
+                **identity,
+            )
+    except FileNotFoundError as error:
+        raise DeployError(f"cannot run {argv[0]}{purpose}: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise DeployError(
+            f"{argv[0]}{purpose} took longer than {timeout_seconds:g} s and was stopped"
+        ) from error
+    if check and done.returncode != 0:
+        output = tail(f"{done.stdout}\n{done.stderr}")
+        raise DeployError(f"{' '.join(argv)}{purpose} ended with code {done.returncode}:\n{output}")
+    return done

@@ -1,0 +1,75 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that are whole at every moment: written aside, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def read_text(path: Path) -> str | None:
+    """Returns the text of a file, or None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames and removals in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o644, owner: int = 0, group: int = 0) -> None:
+    """Replaces a file in one step; a reader sees the old text or the new one.
+
+    Args:
+        path: The file; its directory must exist.
+        text: The whole new content.
+        mode: Permission bits, set before any content is written.
+        owner: User id of the file (left alone when not root).
+        group: Group id of the file (left alone when not root).
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(descriptor, mode)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, owner, group)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    sync_directory(path.parent)
+
+
+def link_atomic(path: Path, target: str) -> None:
+    """Points a symbolic link at a target in one step, whether or not it exists."""
+    aside = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    aside.symlink_to(target)
+    os.replace(aside, path)
+    sync_directory(path.parent)
+
+
+def remove(path: Path) -> bool:
+    """Removes a file or link; says whether there was one."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    sync_directory(path.parent)
+    return True

@@ -1,0 +1,46 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Decisions over all hosts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import DeployError
+
+
+def rollback_target(reports: Sequence[Mapping[str, Any]], wanted: str = "") -> str:
+    """Returns the release to which a fleet goes back.
+
+    Args:
+        reports: What each host says of the app (module release_info, `app`).
+        wanted: A release by name; empty for the last good one that all hosts have and that
+            none of them serves alone with all the others.
+
+    Raises:
+        DeployError: There is nothing to go back to.
+    """
+    if not reports:
+        raise DeployError("no host was reached, so there is nothing to roll back")
+    on_all = set.intersection(
+        *({release["release"] for release in report["releases"]} for report in reports)
+    )
+    if wanted:
+        if wanted not in on_all:
+            known = ", ".join(sorted(on_all)) or "none"
+            raise DeployError(
+                f"asgi_release: {wanted} is not on every host; all of them have: {known}"
+            )
+        return wanted
+    serving = {report["release"] for report in reports}
+    # the order is that of the first host; what all serve is what is to be left
+    for release in reports[0]["good_releases"]:
+        good_everywhere = all(release in report["good_releases"] for report in reports)
+        if release in on_all and good_everywhere and serving != {release}:
+            return str(release)
+    raise DeployError(
+        "there is nothing to go back to: no other release that all hosts have has served well"
+        " on all of them; deploy a former version with the site playbook instead"
+    )

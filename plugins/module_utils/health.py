@@ -1,0 +1,153 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""HTTP asked the way the proxy asks: over an instance's socket, or over TLS from outside."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DeployError
+
+SHOWN_BODY_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """What counts as healthy.
+
+    Args:
+        path: Path to ask, with a leading slash.
+        statuses: Accepted status codes and ranges, for example `200` or `200-399`.
+        body: Text that the answer must contain; empty for any.
+        host: Host header, since apps refuse hosts they do not know.
+        request_timeout_seconds: For one question.
+        timeout_seconds: For all instances together, from start to healthy.
+        stable_seconds: How long they must stay up and healthy after that.
+    """
+
+    path: str = "/"
+    statuses: Sequence[str] = ("200-399",)
+    body: str = ""
+    host: str = "localhost"
+    request_timeout_seconds: float = 5
+    timeout_seconds: float = 60
+    stable_seconds: float = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, or why there was none.
+
+    Args:
+        healthy: It is what the check accepts.
+        text: What was answered, in a few words.
+        slot: The slot that the proxy says it asked, if it says so.
+    """
+
+    healthy: bool
+    text: str
+    slot: str = ""
+
+
+class SocketConnection(http.client.HTTPConnection):
+    """HTTP over any connected socket."""
+
+    def __init__(self, connect: Callable[[], socket.socket], host: str) -> None:
+        super().__init__(host)
+        self._connect = connect
+
+    def connect(self) -> None:
+        """Opens the connection."""
+        self.sock = self._connect()
+
+
+def accepts(statuses: Sequence[str], status: int) -> bool:
+    """Says whether a status code is among codes and ranges like `200-399`."""
+    for text in statuses:
+        low, _, high = text.partition("-")
+        if int(low) <= status <= int(high or low):
+            return True
+    return False
+
+
+def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
+    """Asks once.
+
+    Args:
+        connect: Opens a socket to the one that is asked.
+        check: What to ask and what to accept.
+    """
+    connection = SocketConnection(connect, check.host)
+    try:
+        # an app behind TLS may redirect what it believes to be plain HTTP
+        connection.request(
+            "GET",
+            check.path,
+            headers={
+                "User-Agent": "asgi.deploy",
+                "X-Forwarded-Proto": "https",
+                "Connection": "close",
+            },
+        )
+        response = connection.getresponse()
+        body = response.read(1_000_000).decode("utf-8", errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(False, f"no answer: {error or type(error).__name__}")
+    finally:
+        connection.close()
+    slot = response.headers.get("X-Asgi-Slot", "")
+    shown = re.sub(r"\s+", " ", body).strip()[:SHOWN_BODY_CHARACTERS]
+    if not accepts(check.statuses, response.status):
+        return Answer(False, f"status {response.status}: {shown}", slot)
+    if check.body not in body:
+        return Answer(False, f"status {response.status} without {check.body!r}: {shown}", slot)
+    return Answer(True, f"status {response.status}", slot)
+
+
+def ask_socket(path: Path, check: HealthCheck) -> Answer:
+    """Asks one instance over its unix socket."""
+
+    def connect() -> socket.socket:
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened.settimeout(check.request_timeout_seconds)
+        try:
+            opened.connect(str(path))
+        except OSError:
+            opened.close()
+            raise
+        return opened
+
+    return ask(connect, check)
+
+
+def ask_tls(address: str, port: int, context: ssl.SSLContext, check: HealthCheck) -> Answer:
+    """Asks through the proxy over TLS; the certificate must be right for the host name."""
+
+    def connect() -> socket.socket:
+        plain = socket.create_connection((address, port), check.request_timeout_seconds)
+        try:
+            return context.wrap_socket(plain, server_hostname=check.host)
+        except (OSError, ValueError):
+            plain.close()
+            raise
+
+    return ask(connect, check)
+
+
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """Returns a context that trusts the given authority, or the system's.
+
+    Raises:
+        DeployError: The file is missing or holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise DeployError(f"the certificate authority {ca_file} cannot be read: {error}") from error

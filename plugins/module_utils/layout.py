@@ -1,0 +1,140 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where everything of an app lives on a host, and how its units are called."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .systemd import SYSTEM_UNITS
+
+SLOTS = ("blue", "green")
+#: Environment files of an app: what is set, and what is secret.
+CONFIGURATION_FILES = ("environment", "secrets")
+
+
+def other_slot(slot: str) -> str:
+    """Returns the slot that is not the given one."""
+    return SLOTS[1 - SLOTS.index(slot)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths and unit names of one app.
+
+    Args:
+        name: The app's name, which its units and users carry.
+        root: Directory of its releases, slots and state.
+    """
+
+    name: str
+    root: Path
+
+    @property
+    def releases(self) -> Path:
+        """Directory of the releases, one directory each."""
+        return self.root / "releases"
+
+    def release(self, release: str) -> Path:
+        """Directory of one release."""
+        return self.releases / release
+
+    def manifest(self, release: str) -> Path:
+        """The file that tells what a release was built from; it is written last."""
+        return self.release(release) / "release.json"
+
+    def slot_link(self, slot: str) -> Path:
+        """The link from a slot to its release."""
+        return self.root / "slots" / slot
+
+    @property
+    def switch_file(self) -> Path:
+        """The proxy's switch: green serves while it exists, blue otherwise.
+
+        It lies outside /run, so that a reboot comes up with the slot that served.
+        """
+        return self.root / "serving" / "green"
+
+    @property
+    def state_file(self) -> Path:
+        """History, recorded settings and the operation under way."""
+        return self.root / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the module that changes this app on this host."""
+        return self.root / ".lock"
+
+    def migration_record(self, release: str) -> Path:
+        """Exists when the release's migration has succeeded for this fleet."""
+        return self.root / "migrations" / f"{release}.json"
+
+    @property
+    def configuration(self) -> Path:
+        """Directory of the environment and secrets that the next rollout takes."""
+        return Path("/etc/asgi") / self.name
+
+    def slot_configuration(self, slot: str) -> Path:
+        """Environment and secrets that a slot was started with, so that a crash of the
+        serving slot never comes back with a configuration that nobody has proven."""
+        return self.configuration / slot
+
+    def socket(self, slot: str, instance: int) -> Path:
+        """The socket on which one instance listens."""
+        return Path("/run/asgi") / self.name / slot / f"{instance}.sock"
+
+    @property
+    def slice(self) -> str:
+        """The slice of all processes of the app. A dash would nest it in another slice."""
+        escaped = self.name.replace("-", "\\x2d")
+        return f"asgi-{escaped}.slice"
+
+    def unit_file(self, slot: str, kind: str) -> Path:
+        """Template unit file of a slot; kind is `service` or `socket`."""
+        return SYSTEM_UNITS / f"{self.name}-{slot}@.{kind}"
+
+    @property
+    def slice_file(self) -> Path:
+        """Unit file of the app's slice."""
+        return SYSTEM_UNITS / self.slice
+
+    @property
+    def migrate_unit_file(self) -> Path:
+        """Template unit file of the migration; its instance is the release."""
+        return SYSTEM_UNITS / f"{self.name}-migrate@.service"
+
+    def migrate_unit(self, release: str) -> str:
+        """The unit that migrates for one release."""
+        return f"{self.name}-migrate@{release}.service"
+
+    def unit(self, slot: str, instance: int, kind: str = "service") -> str:
+        """Name of one instance's unit."""
+        return f"{self.name}-{slot}@{instance}.{kind}"
+
+    def units(self, slot: str, instances: int, kind: str = "service") -> list[str]:
+        """Names of the units of all instances of a slot."""
+        return [self.unit(slot, number, kind) for number in range(1, instances + 1)]
+
+    def serving_slot(self) -> str:
+        """The slot that the proxy asks, by the same rule that the proxy uses."""
+        return SLOTS[1] if self.switch_file.exists() else SLOTS[0]
+
+    def slot_release(self, slot: str) -> str | None:
+        """The release that a slot points at, or None for a slot never used."""
+        try:
+            return Path(os.readlink(self.slot_link(slot))).name
+        except FileNotFoundError:
+            return None
+
+    def staged_releases(self) -> list[str]:
+        """All whole releases; half a release never has a manifest under its final name."""
+        if not self.releases.is_dir():
+            return []
+        return sorted(
+            entry.name
+            for entry in self.releases.iterdir()
+            if not entry.name.startswith(".") and (entry / "release.json").is_file()
+        )

@@ -1,0 +1,88 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proxies: one file each, one interface.
+
+A driver does two things. For a release it turns the proxy to a slot and asks through it. For
+its own configuration it validates a candidate aside, installs it, has it taken up, and puts
+the last good one back when that fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import DeployError
+from ..health import Answer, HealthCheck
+from ..layout import Layout
+from . import caddy, external
+
+
+@dataclass(frozen=True)
+class ProxyAccess:
+    """How a rollout asks through the proxy.
+
+    Args:
+        provider: Which driver.
+        domain: Name in the certificate and the Host header.
+        address: Where the proxy listens on this host.
+        port: Its HTTPS port.
+        ca_file: The authority that signed the certificate; empty for the system's.
+        timeout_seconds: How long the proxy may take to answer with the new slot.
+    """
+
+    provider: str = "none"
+    domain: str = "localhost"
+    address: str = "127.0.0.1"
+    port: int = 443
+    ca_file: str = ""
+    timeout_seconds: float = 30
+
+
+class Driver(Protocol):
+    """What a proxy's file offers."""
+
+    def switch(self, layout: Layout, slot: str) -> None:
+        """Turns the proxy to a slot, in one step, so that new requests go there."""
+
+    def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
+        """Asks the app through the proxy; the answer names the slot that gave it."""
+
+    def configure(
+        self,
+        files: Mapping[Path, str],
+        absent: Sequence[Path],
+        settings: Mapping[str, Any],
+        check_mode: bool,
+    ) -> dict[str, Any]:
+        """Makes the configuration so, or leaves it as it was and raises."""
+
+
+DRIVERS: dict[str, Driver] = {"caddy": caddy.Caddy(), "none": external.External()}
+
+
+def driver(provider: str) -> Driver:
+    """Returns the driver of a proxy.
+
+    Raises:
+        DeployError: It is not one of ours.
+    """
+    if provider not in DRIVERS:
+        raise DeployError(f"asgi_proxy_provider: {provider!r} is not one of {', '.join(DRIVERS)}")
+    return DRIVERS[provider]
+
+
+def access_from(values: Mapping[str, Any]) -> ProxyAccess:
+    """Reads the access from a module's option or from the recorded settings."""
+    known = {key: values[key] for key in ProxyAccess.__dataclass_fields__ if key in values}
+    return replace(ProxyAccess(), **known)
+
+
+def ensure_directory(path: Path) -> None:
+    """Makes the directory in which a proxy finds its switch."""
+    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    os.chmod(path, 0o755)

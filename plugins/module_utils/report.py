@@ -1,0 +1,122 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host says of an app, in one report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import slots, state, systemd
+from .commands import run
+from .layout import SLOTS, Layout
+from .releases import read_manifest
+
+MINIMUM_SYSTEMD = 247
+
+
+def instances(layout: Layout, slot: str) -> list[dict[str, Any]]:
+    """Returns the instances of a slot that systemd knows or starts at boot."""
+    pattern = f"{layout.name}-{slot}@*.service"
+    names = sorted({*systemd.loaded(pattern), *systemd.enabled(pattern)})
+    return [asdict(status) for status in systemd.show(names)]
+
+
+def report(layout: Layout) -> dict[str, Any]:
+    """Returns releases, slots, instances and history of an app on this host."""
+    current = state.load(layout.state_file)
+    serving = layout.serving_slot()
+    active = layout.slot_release(serving)
+    staged = layout.staged_releases()
+    found = instances(layout, serving) if active else []
+    return {
+        "name": layout.name,
+        "release": active,
+        "slot": serving if active else None,
+        "releases": [
+            {
+                **read_manifest(layout, release),
+                "status": current.status(release),
+                "migrated": layout.migration_record(release).exists(),
+            }
+            for release in staged
+        ],
+        "good_releases": [release for release in current.good_releases() if release in staged],
+        "instances": found,
+        "instances_running": sum(1 for one in found if one["active_state"] == "active"),
+        "restarts": sum(one["restarts"] for one in found),
+        "memory_mebibytes": sum(one["memory_bytes"] or 0 for one in found) // 2**20,
+        "memory_max_mebibytes": sum(one["memory_max_bytes"] or 0 for one in found) // 2**20,
+        "open_connections": {slot: slots.connections(layout, slot) for slot in SLOTS},
+        "history": current.history,
+        "operation": current.operation,
+    }
+
+
+def host_problems(
+    layout: Layout, user: str, os_release: Path = Path("/etc/os-release")
+) -> list[str]:
+    """Returns why an app cannot be deployed on this host; empty where it can.
+
+    Nothing is touched.
+    """
+    problems = []
+    values = dict(
+        line.split("=", 1)
+        for line in os_release.read_text(encoding="utf-8").splitlines()
+        if "=" in line
+    )
+    families = f"{values.get('ID', '')} {values.get('ID_LIKE', '')}".replace('"', "").split()
+    if "debian" not in families:
+        problems.append(
+            f"this host runs {values.get('PRETTY_NAME', 'an unknown system')}; the"
+            " roles install packages of Debian and its descendants"
+        )
+    if systemd.version() < MINIMUM_SYSTEMD:
+        problems.append(f"systemd {systemd.version()} is too old, {MINIMUM_SYSTEMD} is needed")
+    if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 9):
+        problems.append("Python 3.9 or newer is needed on the host")
+    problems += user_problems(layout, user)
+    for slot in SLOTS:
+        for kind in ("service", "socket"):
+            path = layout.unit_file(slot, kind)
+            if path.exists() and "asgi.deploy" not in path.read_text(encoding="utf-8"):
+                problems.append(
+                    f"asgi_app_name: {path} exists and is not ours; choose another name for the app"
+                )
+    return problems
+
+
+def missing_packages(packages: Sequence[str]) -> list[str]:
+    """Returns which Debian packages are not installed; apt itself would take a second to say."""
+    if not packages:
+        return []
+    done = run(
+        ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *packages],
+        timeout_seconds=60,
+        check=False,
+    )
+    present = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
+    return [package for package in packages if package not in present]
+
+
+def user_problems(layout: Layout, user: str, passwd: Path = Path("/etc/passwd")) -> list[str]:
+    """Returns whether the app's user would be a person or another service."""
+    for line in passwd.read_text(encoding="utf-8").splitlines():
+        name, _password, uid, *_rest = line.split(":")
+        if name == user and not layout.root.exists():
+            if int(uid) >= 1000:
+                return [
+                    f"asgi_app_user: {user} is a person's account on this host; choose"
+                    " another user or another asgi_app_name"
+                ]
+            if int(uid) < 100:
+                return [
+                    f"asgi_app_user: {user} is an account of the system itself; choose"
+                    " another user or another asgi_app_name"
+                ]
+    return []

@@ -1,0 +1,446 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rollout: start the idle slot, gate, switch, confirm, settle, stop the old slot.
+
+Whatever fails, the slot that served goes on serving. The order makes a reboot at any moment
+come up with one whole version: both slots are enabled around the switch, and the switch
+decides which of them is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import proxies, slots, state, systemd
+from .errors import DeployError
+from .files import link_atomic
+from .files import remove as remove_file
+from .health import HealthCheck
+from .layout import SLOTS, Layout, other_slot
+from .releases import prune, read_manifest
+from .servers import server
+
+#: How often a serving app is asked before it is called unhealthy.
+HEALTH_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an app is rolled out; recorded on the host, so that a rollback needs no variables.
+
+    Args:
+        units: Text of the unit files.
+        instances: Processes of a slot.
+        server: Name of the ASGI server.
+        health: What counts as healthy.
+        access: How to ask through the proxy.
+        settle_seconds: Shortest time between switch and stop of the old slot.
+        drain_seconds: Longest time for the old slot's open connections.
+        keep_releases: How many releases stay on the host.
+    """
+
+    units: slots.SlotUnits
+    instances: int
+    server: str
+    health: HealthCheck
+    access: proxies.ProxyAccess
+    settle_seconds: float = 3
+    drain_seconds: float = 30
+    keep_releases: int = 5
+
+    @staticmethod
+    def read(values: Mapping[str, Any]) -> Settings:
+        """Reads the settings from a module's options or from the state of a host."""
+        return Settings(
+            units=slots.SlotUnits(**values["units"]),
+            instances=int(values["instances"]),
+            server=values["server"],
+            health=HealthCheck(**values["health"]),
+            access=proxies.access_from(values["proxy"]),
+            settle_seconds=float(values["settle_seconds"]),
+            drain_seconds=float(values["drain_seconds"]),
+            keep_releases=int(values["keep_releases"]),
+        )
+
+
+@contextlib.contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Holds the app on this host for one change at a time.
+
+    Raises:
+        DeployError: Somebody else holds it.
+    """
+    layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(layout.lock_file, "a+", encoding="utf-8") as file:
+        os.chmod(layout.lock_file, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise DeployError(
+                f"{layout.name} is being changed on this host by another run"
+                f" ({file.read().strip()}); nothing was done, try again when it has ended"
+            ) from error
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} since {state.now()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turns a request to end this process into an error, so that what was begun is undone."""
+
+    def refuse(number: int, _frame: object) -> NoReturn:
+        raise DeployError(f"ended by {signal.Signals(number).name}")
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    former = {number: signal.signal(number, refuse) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def needed_because(layout: Layout, release: str, settings: Settings, force: str) -> list[str]:
+    """Says why a rollout is needed; empty where what serves is what is asked for."""
+    serving = layout.serving_slot()
+    present = layout.slot_release(serving)
+    if present is None:
+        return ["first release"]
+    if present != release:
+        return [f"release {present} to {release}"]
+    reasons = slots.differences(layout, serving, settings.units, settings.instances)
+    return [*reasons, force] if force else reasons
+
+
+def healthy_now(layout: Layout, settings: Settings) -> str:
+    """Says what is wrong with the serving slot at this moment; empty where nothing is."""
+    slot = layout.serving_slot()
+    statuses = systemd.show(layout.units(slot, settings.instances))
+    for status in statuses:
+        if not status.running:
+            return f"{status.name} is {status.active_state}"
+    ask = proxies.driver(settings.access.provider).ask
+    for _attempt in range(HEALTH_ATTEMPTS):
+        answer = ask(layout, settings.access, through_proxy(settings))
+        if answer.healthy:
+            return ""
+        time.sleep(1)
+    return f"through the proxy: {answer.text}"
+
+
+def through_proxy(settings: Settings) -> HealthCheck:
+    """The health check as it is asked for the app's domain."""
+    return HealthCheck(**{**vars(settings.health), "host": settings.access.domain})
+
+
+def recover(layout: Layout, current: state.State) -> str:
+    """Finishes or undoes what a run that was killed left behind.
+
+    The slot that the proxy asks has passed its gate, so it stays; the other one is stopped.
+
+    Returns:
+        What was found, in words; empty where nothing was.
+    """
+    operation = current.operation
+    if not operation:
+        return ""
+    serving = layout.serving_slot()
+    slots.stop(layout, other_slot(serving))
+    slots.disable(layout, other_slot(serving))
+    told = f"slot {serving} serves and stays"
+    if operation["previous"] is None and not current.good_releases():
+        slots.stop(layout, serving)
+        slots.forget(layout, serving)
+        told = "it was the first and had not served, it was taken away"
+    current.operation = {}
+    state.save(layout.state_file, current)
+    return (
+        f"a rollout of {operation['release']} that began at {operation['at']} was cut off while"
+        f" it was to {operation['step']}; {told}"
+    )
+
+
+def rollout(
+    layout: Layout,
+    release: str,
+    settings: Settings,
+    *,
+    recorded: Mapping[str, Any],
+    by: str,
+    force: str = "",
+    leave: bool = False,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """Brings one release to serve on this host.
+
+    Args:
+        layout: The app.
+        release: A staged release.
+        settings: How to roll out.
+        recorded: The settings as they are kept for a rollback.
+        by: Who asked for it, for the history.
+        force: Why to roll out what already serves (restart); empty to leave that alone.
+        leave: The release that serves now is not to be gone back to (rollback).
+        check_mode: Say what would be done.
+
+    Returns:
+        `changed`, `release`, `previous`, `slot`, `reasons`, `seconds`, memory, `cut_connections`,
+        `pruned`, `recovered`.
+
+    Raises:
+        DeployError: What failed, what was put back, and the journal lines.
+    """
+    started = time.monotonic()
+    read_manifest(layout, release)
+    current = state.load(layout.state_file)
+    recovered = "" if check_mode else recover(layout, current)
+    previous = layout.slot_release(layout.serving_slot())
+    reasons = needed_because(layout, release, settings, force)
+    if not reasons:
+        trouble = healthy_now(layout, settings)
+        reasons = [trouble] if trouble else []
+    result: dict[str, Any] = {
+        "changed": bool(reasons),
+        "release": release,
+        "previous": previous,
+        "slot": layout.serving_slot(),
+        "reasons": reasons,
+        "cut_connections": 0,
+        "pruned": [],
+        "recovered": recovered,
+    }
+    if check_mode:
+        return result
+    if reasons:
+        serving = layout.serving_slot()
+        target = serving if previous is None else other_slot(serving)
+        run = Run(
+            layout, release, settings, recorded, current, target, previous, reasons, by, leave
+        )
+        result["cut_connections"] = run.all_steps()
+        result["slot"] = target
+    elif current.settings != recorded:
+        current.settings = dict(recorded)
+        state.save(layout.state_file, current)
+    result["pruned"] = prune(layout, settings.keep_releases, needed_releases(layout, current))
+    result["changed"] = bool(reasons or recovered or result["pruned"])
+    result["seconds"] = round(time.monotonic() - started, 1)
+    result.update(slots.memory(layout, result["slot"], settings.instances))
+    return result
+
+
+def needed_releases(layout: Layout, current: state.State) -> Sequence[str]:
+    """Releases that are never pruned: what serves, and what a rollback would go to."""
+    serving = layout.slot_release(layout.serving_slot())
+    staged = set(layout.staged_releases())
+    good = [
+        release for release in current.good_releases() if release != serving and release in staged
+    ]
+    return [release for release in (serving, *good[:1]) if release]
+
+
+@dataclass
+class Run:
+    """One rollout under way.
+
+    Args:
+        layout: The app.
+        release: What is to serve.
+        settings: How.
+        recorded: The settings as the state keeps them.
+        current: State of the host; the step under way is written to it.
+        target: The slot that is to serve.
+        previous: The release that serves now; None for the first.
+        reasons: Why.
+        by: Who asked for it.
+        leave: The previous release is not to be gone back to.
+    """
+
+    layout: Layout
+    release: str
+    settings: Settings
+    recorded: Mapping[str, Any]
+    current: state.State
+    target: str
+    previous: str | None
+    reasons: Sequence[str]
+    by: str
+    leave: bool = False
+    switched: bool = False
+
+    def step(self, name: str) -> None:
+        """Writes down what is about to be done, for the run that finds this one killed."""
+        self.current.operation = {
+            "step": name,
+            "release": self.release,
+            "previous": self.previous,
+            "slot": self.target,
+            "at": state.now(),
+            "by": self.by,
+        }
+        state.save(self.layout.state_file, self.current)
+
+    def finish(self, status: str, reason: str, seconds: float) -> None:
+        """Writes down how it ended; no step is under way any more."""
+        self.current.operation = {}
+        self.current.record(
+            release=self.release,
+            previous=self.previous,
+            slot=self.target,
+            status=status,
+            reason=reason,
+            by=self.by,
+            seconds=round(seconds, 1),
+        )
+        state.save(self.layout.state_file, self.current)
+
+    def all_steps(self) -> int:
+        """Does the whole rollout; puts everything back where a step fails.
+
+        Returns:
+            How many connections to the old slot were cut.
+        """
+        layout, settings, target = self.layout, self.settings, self.target
+        started = time.monotonic()
+        former_link = layout.slot_release(target)
+        name = ""
+        try:
+            with ended_by_signals():
+                for name, action in self.steps_to_serve():
+                    self.step(name)
+                    action()
+        except DeployError as error:
+            told = self.put_back(former_link)
+            first_line = error.message.splitlines()[0]
+            self.finish(state.FAILED, f"{name}: {first_line}", time.monotonic() - started)
+            raise DeployError(
+                f'release {self.release} was refused at the step "{name}": {error.message}\n'
+                f"{told}.\n"
+                "Mend the cause and deploy again. The journal stays on the host:"
+                f" journalctl -u '{layout.name}-{target}@*'",
+                step=name,
+                failed_release=self.release,
+                serving_release=self.previous,
+                **error.facts,
+            ) from error
+        self.current.settings = dict(self.recorded)
+        if self.leave and self.previous not in (None, self.release):
+            self.current.record(release=self.previous, status=state.LEFT, by=self.by)
+        self.finish(state.GOOD, "; ".join(self.reasons), time.monotonic() - started)
+        if self.previous is None:
+            return 0
+        old = other_slot(target)
+        self.step("stop the old slot")
+        cut = slots.settle(layout, old, settings.settle_seconds, settings.drain_seconds)
+        slots.stop(layout, old)
+        slots.disable(layout, old)
+        self.current.operation = {}
+        state.save(layout.state_file, self.current)
+        return cut
+
+    def steps_to_serve(self) -> list[tuple[str, Callable[[], None]]]:
+        """The steps until the new release serves, in their order, by their names."""
+        layout, settings, target = self.layout, self.settings, self.target
+        explain = server(settings.server).explain_exit
+
+        def prepare() -> None:
+            slots.stop(layout, target)
+            slots.disable(layout, target)
+            slots.prepare(layout, target, self.release, settings.units)
+
+        return [
+            ("prepare the slot", prepare),
+            ("start the slot", lambda: slots.start(layout, target, settings.instances)),
+            (
+                "prove its health",
+                lambda: slots.prove(layout, target, settings.instances, settings.health, explain),
+            ),
+            ("enable it at boot", lambda: slots.enable(layout, target, settings.instances)),
+            ("switch the proxy", self.switch),
+            ("confirm through the proxy", lambda: self.confirm(target)),
+        ]
+
+    def switch(self) -> None:
+        """Turns the proxy; from here on the way back includes turning it again."""
+        self.switched = True
+        proxies.driver(self.settings.access.provider).switch(self.layout, self.target)
+
+    def confirm(self, slot: str) -> None:
+        """Asks from outside until the answer comes from the given slot.
+
+        Raises:
+            DeployError: It did not within the time for the proxy.
+        """
+        access, check = self.settings.access, through_proxy(self.settings)
+        ask = proxies.driver(access.provider).ask
+        deadline = time.monotonic() + access.timeout_seconds
+        while True:
+            answer = ask(self.layout, access, check)
+            if answer.healthy and answer.slot == slot:
+                return
+            if time.monotonic() > deadline:
+                raise DeployError(
+                    f"https://{access.domain}{check.path} did not answer from slot {slot} within"
+                    f" {access.timeout_seconds:g} s: {answer.text}"
+                    f"{f' (from slot {answer.slot})' if answer.slot else ''}"
+                )
+            time.sleep(slots.POLL_SECONDS)
+
+    def put_back(self, former_link: str | None) -> str:
+        """Makes everything what it was before the rollout.
+
+        Returns:
+            What was put back, in words.
+        """
+        layout, settings, target = self.layout, self.settings, self.target
+        old = other_slot(target)
+        if self.previous is None:
+            told = "this was the first release, so nothing serves"
+        elif self.switched:
+            proxies.driver(settings.access.provider).switch(layout, old)
+            told = f"release {self.previous} was put back and serves in slot {old}"
+            try:
+                self.confirm(old)
+            except DeployError as second:
+                told += f", but that could not be confirmed: {second.message}"
+            slots.settle(layout, target, settings.settle_seconds, settings.drain_seconds)
+        else:
+            told = f"release {self.previous} was not touched and serves in slot {old}"
+        slots.stop(layout, target)
+        slots.disable(layout, target)
+        if former_link is None:
+            slots.forget(layout, target)
+        else:
+            link_atomic(layout.slot_link(target), f"../releases/{former_link}")
+        return told
+
+
+def remove(layout: Layout) -> bool:
+    """Stops both slots and removes their units; releases and state are left alone.
+
+    Returns:
+        Whether there was anything to remove.
+    """
+    present = any(
+        layout.unit_file(slot, kind).exists() for slot in SLOTS for kind in ("service", "socket")
+    )
+    for slot in SLOTS:
+        slots.stop(layout, slot)
+        slots.forget(layout, slot)
+    systemd.systemctl("stop", layout.slice, check=False)
+    for path in (layout.slice_file, layout.migrate_unit_file):
+        present = remove_file(path) or present
+    if present:
+        systemd.systemctl("daemon-reload")
+    return present

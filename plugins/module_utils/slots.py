@@ -1,0 +1,258 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Slots: their units and files, starting, proving and stopping them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import systemd
+from .errors import DeployError
+from .files import link_atomic, read_text, remove, write_atomic
+from .health import HealthCheck, ask_socket
+from .layout import CONFIGURATION_FILES, Layout
+
+POLL_SECONDS = 0.2
+STOP_TIMEOUT_SECONDS = 900
+UNIX_SOCKETS = Path("/proc/net/unix")
+#: State of a connected socket in /proc/net/unix.
+CONNECTED = "03"
+
+
+@dataclass(frozen=True)
+class SlotUnits:
+    """Text of the unit files of a slot; `%j` in them is the slot, `%i` the instance.
+
+    Args:
+        service: Template unit of an instance.
+        socket: Template unit of its listener.
+        slice: The app's slice.
+    """
+
+    service: str
+    socket: str
+    slice: str
+
+
+def unit_files(layout: Layout, slot: str, units: SlotUnits) -> dict[Path, str]:
+    """Returns which unit file of a slot has which text."""
+    return {
+        layout.unit_file(slot, "service"): units.service,
+        layout.unit_file(slot, "socket"): units.socket,
+        layout.slice_file: units.slice,
+    }
+
+
+def configuration_files(layout: Layout, slot: str) -> dict[Path, str]:
+    """Returns which configuration file of a slot would have which text if it started now."""
+    return {
+        layout.slot_configuration(slot) / name: read_text(layout.configuration / name) or ""
+        for name in CONFIGURATION_FILES
+    }
+
+
+def enabled_instances(layout: Layout, slot: str) -> int:
+    """Returns how many instances of a slot start at boot."""
+    return len(systemd.enabled(f"{layout.name}-{slot}@*.service"))
+
+
+def differences(layout: Layout, slot: str, units: SlotUnits, instances: int) -> list[str]:
+    """Says in which ways a slot is not what a fresh start would make it.
+
+    Returns:
+        Words for an operator; nothing secret among them. Empty where nothing differs.
+    """
+    found = [
+        f"unit {path.name}"
+        for path, text in unit_files(layout, slot, units).items()
+        if read_text(path) != text
+    ]
+    found += [
+        path.name
+        for path, text in configuration_files(layout, slot).items()
+        if read_text(path) != text
+    ]
+    present = enabled_instances(layout, slot)
+    if present != instances:
+        found.append(f"instances {present} to {instances}")
+    return found
+
+
+def prepare(layout: Layout, slot: str, release: str, units: SlotUnits) -> None:
+    """Points a slot that is not running at a release and gives it today's configuration."""
+    directory = layout.slot_configuration(slot)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path, text in configuration_files(layout, slot).items():
+        write_atomic(path, text, mode=0o600)
+    link_atomic(layout.slot_link(slot), f"../releases/{release}")
+    systemd.install_unit_files(unit_files(layout, slot, units))
+
+
+def start(layout: Layout, slot: str, instances: int) -> None:
+    """Starts the listeners and then the instances of a slot.
+
+    Raises:
+        DeployError: systemd could not start one, with its journal.
+    """
+    since = time.time()
+    sockets = layout.units(slot, instances, "socket")
+    services = layout.units(slot, instances)
+    try:
+        systemd.systemctl("start", *sockets)
+        systemd.systemctl("start", *services)
+    except DeployError as error:
+        raise DeployError(
+            f"{error.message}\n{systemd.journal([*services, *sockets], since)}"
+        ) from error
+
+
+def stop(layout: Layout, slot: str) -> None:
+    """Stops every instance of a slot, also those that a former setting left behind."""
+    patterns = [f"{layout.name}-{slot}@*.{kind}" for kind in ("socket", "service")]
+    # both in one call: a socket alone would start its service again
+    units = systemd.loaded(*patterns)
+    if units:
+        systemd.systemctl("stop", *units, timeout_seconds=STOP_TIMEOUT_SECONDS)
+        systemd.systemctl("reset-failed", *units, check=False)
+
+
+def enable(layout: Layout, slot: str, instances: int) -> None:
+    """Makes exactly these instances of a slot start at boot."""
+    wanted = {*layout.units(slot, instances), *layout.units(slot, instances, "socket")}
+    present = set(systemd.enabled(f"{layout.name}-{slot}@*"))
+    if present - wanted:
+        systemd.systemctl("disable", "--quiet", *sorted(present - wanted))
+    if wanted - present:
+        systemd.systemctl("enable", "--quiet", *sorted(wanted - present))
+
+
+def disable(layout: Layout, slot: str) -> None:
+    """Makes no instance of a slot start at boot."""
+    enable(layout, slot, 0)
+
+
+def forget(layout: Layout, slot: str) -> None:
+    """Removes the unit files, configuration and link of a stopped slot."""
+    disable(layout, slot)
+    removed = [remove(layout.unit_file(slot, kind)) for kind in ("service", "socket")]
+    if any(removed):
+        systemd.systemctl("daemon-reload")
+    for name in CONFIGURATION_FILES:
+        remove(layout.slot_configuration(slot) / name)
+    if layout.slot_configuration(slot).is_dir():
+        layout.slot_configuration(slot).rmdir()
+    remove(layout.slot_link(slot))
+
+
+def prove(
+    layout: Layout,
+    slot: str,
+    instances: int,
+    check: HealthCheck,
+    explain_exit: Callable[[int], str],
+) -> None:
+    """The gate: every instance answers as asked, and goes on doing so.
+
+    The exit of a process ends the wait at once; a process that systemd started again is not
+    healthy, however it answers now.
+
+    Raises:
+        DeployError: Which instance, why, and the lines of its journal.
+    """
+    started = time.time()
+    deadline = time.monotonic() + check.timeout_seconds
+    waiting = {number: "no answer yet" for number in range(1, instances + 1)}
+
+    def refuse(number: int, why: str) -> DeployError:
+        unit = layout.unit(slot, number)
+        # the unit was started a moment before the gate
+        lines = systemd.journal([unit], started - 5)
+        return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}", journal=lines)
+
+    def refuse_exited() -> None:
+        statuses = systemd.show(layout.units(slot, instances))
+        for number, status in enumerate(statuses, start=1):
+            if status.running and status.restarts == 0:
+                continue
+            code = status.exit_code or 0
+            reason = explain_exit(code)
+            raise refuse(
+                number,
+                f"did not stay up: exit code {code}"
+                f"{f' ({reason})' if reason else ''}, result {status.result},"
+                f" started again {status.restarts} times",
+            )
+
+    while waiting:
+        refuse_exited()
+        for number in list(waiting):
+            answer = ask_socket(layout.socket(slot, number), check)
+            if answer.healthy:
+                del waiting[number]
+            else:
+                waiting[number] = answer.text
+                break
+        if waiting and time.monotonic() > deadline:
+            number, text = next(iter(waiting.items()))
+            refuse_exited()
+            raise refuse(
+                number,
+                f"was not healthy within {check.timeout_seconds:g} s: GET {check.path}: {text}",
+            )
+        time.sleep(POLL_SECONDS if waiting else 0)
+
+    stable = time.monotonic() + check.stable_seconds
+    while time.monotonic() < stable:
+        refuse_exited()
+        time.sleep(POLL_SECONDS)
+    for number in range(1, instances + 1):
+        answer = ask_socket(layout.socket(slot, number), check)
+        if not answer.healthy:
+            refuse_exited()
+            raise refuse(number, f"was healthy and is no longer: GET {check.path}: {answer.text}")
+    refuse_exited()
+
+
+def connections(layout: Layout, slot: str, table: Path = UNIX_SOCKETS) -> int:
+    """Counts the open connections to the instances of a slot."""
+    prefix = f"{layout.socket(slot, 0).parent}/"
+    count = 0
+    for line in table.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[5] == CONNECTED and fields[7].startswith(prefix):
+            count += 1
+    return count
+
+
+def settle(layout: Layout, slot: str, settle_seconds: float, drain_seconds: float) -> int:
+    """Waits until a slot that gets no new request has answered its last one.
+
+    Args:
+        layout: The app.
+        slot: The slot that the proxy no longer asks.
+        settle_seconds: At least this long: the proxy may keep idle connections that long.
+        drain_seconds: At most this long.
+
+    Returns:
+        How many connections are still open and will be cut.
+    """
+    started = time.monotonic()
+    while True:
+        waited = time.monotonic() - started
+        open_connections = connections(layout, slot)
+        if waited >= settle_seconds and (open_connections == 0 or waited >= drain_seconds):
+            return open_connections
+        time.sleep(POLL_SECONDS)
+
+
+def memory(layout: Layout, slot: str, instances: int) -> Mapping[str, int]:
+    """Returns the memory of a slot in mebibytes: what it uses, and what one may use."""
+    statuses = systemd.show(layout.units(slot, instances))
+    return {
+        "memory_mebibytes": sum(status.memory_bytes or 0 for status in statuses) // 2**20,
+        "memory_max_mebibytes": sum(status.memory_max_bytes or 0 for status in statuses) // 2**20,
+    }

@@ -1,0 +1,360 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An app's source: which files belong to it, what they are worth, and their archive.
+
+The same content gives the same digest on every controller: paths are relative, and of a
+file's mode only the executable bit counts; times, owners and umask do not.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .errors import DeployError
+
+VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
+CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
+DIGEST_LENGTH = 12
+GIT_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a source.
+
+    Args:
+        path: Relative path, with slashes.
+        kind: `file`, `executable` or `link`.
+        digest: SHA-256 of a file's content; the target of a link.
+    """
+
+    path: str
+    kind: str
+    digest: str
+
+
+def git(
+    arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+) -> str:
+    """Runs git and returns its output; it never asks for a password."""
+    if shutil.which("git") is None:
+        raise DeployError("git is needed to read this source; install it where it is read")
+    variables = {
+        **os.environ,
+        "GIT_TERMINAL_PROMPT": "0",
+        **git_configuration({"safe.directory": "*"}),
+        **(environment or {}),
+    }
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=directory,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeployError(f"git {arguments[0]} took over {GIT_TIMEOUT_SECONDS} s") from error
+    if done.returncode != 0:
+        reason = hide_credentials(done.stderr.decode(errors="replace").strip())
+        raise DeployError(f"git {arguments[0]} failed: {reason}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def git_configuration(settings: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment that gives git some settings, so that none is in argv."""
+    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        variables[f"GIT_CONFIG_KEY_{number}"] = key
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    return variables
+
+
+def git_access(username: str, password: str) -> dict[str, str]:
+    """Returns the environment for git over HTTPS with the given credentials, if any.
+
+    `safe.directory` lets it read a repository of another owner (a checkout made by CI).
+    """
+    settings = {"safe.directory": "*"}
+    if password:
+        token = base64.b64encode(f"{username}:{password}".encode()).decode()
+        settings["http.extraHeader"] = f"Authorization: Basic {token}"
+    return git_configuration(settings)
+
+
+def hide_credentials(text: str) -> str:
+    """Replaces user and password in every URL of a text."""
+    return re.sub(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s]+@", r"\1***@", text)
+
+
+def ignored_by_rule(path: PurePosixPath) -> bool:
+    """Says whether a path never belongs to a source: version control and caches."""
+    return path.suffix == ".pyc" or any(
+        part in VERSION_CONTROL or part in CACHES for part in path.parts
+    )
+
+
+def candidates(source: Path) -> Iterator[str]:
+    """Yields the relative paths of a directory that its .gitignore files leave in.
+
+    Only .gitignore files count, not a user's own excludes, so that two controllers agree.
+    """
+    inside = any((parent / ".git").exists() for parent in (source, *source.parents))
+    listing = ["ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"]
+    if inside:
+        text = git([*listing, "--cached", "--", "."], source)
+    else:
+        with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as scratch:
+            git(["init", "--quiet", "--bare", scratch], source)
+            variables = {"GIT_DIR": scratch, "GIT_WORK_TREE": str(source)}
+            text = git([*listing, "--", "."], source, variables)
+    for name in filter(None, text.split("\0")):
+        nested = source / name
+        if nested.is_dir() and not nested.is_symlink():
+            # a submodule, or another repository inside this one
+            yield from (f"{name.rstrip('/')}/{inner}" for inner in candidates(nested))
+        else:
+            yield name
+
+
+def entries(source: Path, exclude: Sequence[str] = ()) -> list[Entry]:
+    """Lists what belongs to a source directory, sorted by path.
+
+    Left out: version control, caches, virtual environments (a directory with a pyvenv.cfg),
+    what .gitignore files name, and what `exclude` names.
+
+    Args:
+        source: The directory.
+        exclude: More patterns, as PurePath.match takes them.
+
+    Raises:
+        DeployError: No such directory, nothing in it, or a name that is not UTF-8.
+    """
+    if not source.is_dir():
+        raise DeployError(f"asgi_app_source.path: there is no directory {source}")
+    found: list[Entry] = []
+    environments: dict[Path, bool] = {}
+
+    def in_environment(path: Path) -> bool:
+        for parent in path.parents:
+            if parent == source:
+                return False
+            if parent not in environments:
+                environments[parent] = (parent / "pyvenv.cfg").is_file()
+            if environments[parent]:
+                return True
+        return False
+
+    for name in set(candidates(source)):
+        relative = PurePosixPath(name)
+        path = source / name
+        if ignored_by_rule(relative) or in_environment(path):
+            continue
+        if any(relative.match(pattern) for pattern in exclude):
+            continue
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DeployError(f"file name is not UTF-8: {name!r} in {source}") from error
+        if path.is_symlink():
+            found.append(Entry(name, "link", os.readlink(path)))
+        elif path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            executable = path.stat().st_mode & 0o100
+            found.append(Entry(name, "executable" if executable else "file", digest))
+    if not found:
+        raise DeployError(f"asgi_app_source.path: no file to deploy in {source}")
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def content_digest(found: Sequence[Entry]) -> str:
+    """Returns the SHA-256 over paths, kinds and contents."""
+    digest = hashlib.sha256()
+    for entry in found:
+        digest.update(f"{entry.path}\0{entry.kind}\0{entry.digest}\n".encode())
+    return digest.hexdigest()
+
+
+def pack(source: Path, found: Sequence[Entry], archive: Path) -> None:
+    """Writes the entries to a gzipped tar archive without times, owners or umask."""
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for entry in found:
+            member = tarfile.TarInfo(entry.path)
+            if entry.kind == "link":
+                member.type = tarfile.SYMTYPE
+                member.linkname = entry.digest
+                tar.addfile(member)
+                continue
+            member.mode = 0o755 if entry.kind == "executable" else 0o644
+            with (source / entry.path).open("rb") as file:
+                member.size = os.fstat(file.fileno()).st_size
+                tar.addfile(member, file)
+
+
+def resolve_commit(
+    url: str, version: str, directory: Path, environment: Mapping[str, str] | None = None
+) -> str:
+    """Returns the commit that a tag, branch or commit of a repository stands for now.
+
+    Raises:
+        DeployError: The repository does not answer, or has no such version.
+    """
+    if re.fullmatch(r"[0-9a-f]{40}", version):
+        return version
+    listing = git(["ls-remote", "--", url], directory, environment)
+    refs = {
+        name: commit
+        for commit, name in (line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
+    }
+    # a peeled tag (^{}) is the commit that an annotated tag stands for
+    for name in (
+        f"refs/tags/{version}^{{}}",
+        f"refs/tags/{version}",
+        f"refs/heads/{version}",
+        version,
+    ):
+        if name in refs:
+            return refs[name]
+    raise DeployError(
+        f"asgi_app_source.version: {hide_credentials(url)} has no tag, branch or commit"
+        f" {version!r}; a commit is given with all its 40 digits"
+    )
+
+
+def checkout(
+    url: str, commit: str, target: Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Puts the files of one commit, submodules included, into a new directory."""
+    target.mkdir()
+    git(["init", "--quiet", "."], target)
+    git(["remote", "add", "origin", url], target)
+    try:
+        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment)
+    except DeployError:
+        # an old server gives out only the tips of branches: take all, then pick
+        everything = ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
+        git(everything, target, environment)
+    git(["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", commit], target)
+    if (target / ".gitmodules").exists():
+        git(["submodule", "--quiet", "update", "--init", "--recursive"], target, environment)
+
+
+def project_version(source: Path) -> str:
+    """Returns the version in pyproject.toml, or an empty text where none is written."""
+    # controllers run Python 3.11 or newer, hosts may not have tomllib
+    import tomllib
+
+    try:
+        with (source / "pyproject.toml").open("rb") as file:
+            project: dict[str, Any] = tomllib.load(file).get("project", {})
+    except FileNotFoundError:
+        return ""
+    except tomllib.TOMLDecodeError as error:
+        raise DeployError(f"pyproject.toml of the app is not valid TOML: {error}") from error
+    version = project.get("version", "")
+    return version if isinstance(version, str) else ""
+
+
+def release_id(version: str, digest: str, build: Mapping[str, Any]) -> str:
+    """Returns the id of a release: a readable version and a digest of all that counts.
+
+    Args:
+        version: The app's own version; characters that a unit name cannot carry are replaced.
+        digest: Digest of the content, or the commit.
+        build: What else the result depends on (installer, Python, extras, indexes).
+    """
+    settings = "\n".join(f"{key}={build[key]!r}" for key in sorted(build))
+    whole = hashlib.sha256(f"{digest}\n{settings}".encode()).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9._]+", ".", version).strip(".")[:40]
+    return f"{readable or '0'}-{whole[:DIGEST_LENGTH]}"
+
+
+def plan(
+    release: str, version: str, digest: str, commit: str, source: str, archive: str
+) -> dict[str, str]:
+    """Returns what is decided once for a run and then built on every host."""
+    return {
+        "release": release,
+        "version": version,
+        "digest": digest,
+        "commit": commit,
+        "source": source,
+        "archive": archive,
+    }
+
+
+def directory_plan(
+    source: Path, exclude: Sequence[str], scratch: Path, build: Mapping[str, Any], directory: str
+) -> dict[str, str]:
+    """Plans a release of a directory on this machine and packs it.
+
+    Args:
+        source: The directory.
+        exclude: Patterns to leave out.
+        scratch: Where the archive is written.
+        build: How it will be built (BuildSettings.identity).
+        directory: Folder inside the source with the project.
+    """
+    found = entries(source, exclude)
+    digest = content_digest(found)
+    version = project_version(source / directory)
+    archive = scratch / f"{digest}.tar.gz"
+    pack(source, found, archive)
+    return plan(release_id(version, digest, build), version, digest, "", "path", str(archive))
+
+
+def git_plan(
+    url: str,
+    version: str,
+    scratch: Path,
+    access: Mapping[str, str],
+    build: Mapping[str, Any],
+    directory: str,
+) -> dict[str, str]:
+    """Plans a release of a commit, checked out on this machine, and packs it."""
+    commit = resolve_commit(url, version, scratch, access)
+    tree = scratch / commit
+    if not tree.exists():
+        checkout(url, commit, tree, access)
+    found = entries(tree)
+    archive = scratch / f"{commit}.tar.gz"
+    pack(tree, found, archive)
+    readable = project_version(tree / directory)
+    return plan(
+        release_id(readable, commit, build),
+        readable,
+        content_digest(found),
+        commit,
+        hide_credentials(url),
+        str(archive),
+    )
+
+
+def host_checkout_plan(
+    url: str, version: str, scratch: Path, access: Mapping[str, str], build: Mapping[str, Any]
+) -> dict[str, str]:
+    """Plans a release of a commit that every host will check out itself."""
+    commit = resolve_commit(url, version, scratch, access)
+    return plan(
+        release_id(f"git.{commit[:7]}", commit, build), "", "", commit, hide_credentials(url), ""
+    )

@@ -1,0 +1,279 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules between variables, checked before anything is touched.
+
+Each function takes the variables of a role by their names and returns what is wrong: which
+variable, why, and what to write instead. Values of secrets are never among it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import servers
+from .units import mebibytes
+
+NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+#: `<name>-build` is a user as well, and Linux ends at 32 characters.
+NAME_LENGTH = 26
+ENTRYPOINT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+DOMAIN = re.compile(rf"(?:\*\.)?{LABEL}(?:\.{LABEL})*")
+STATUS = re.compile(r"[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?")
+RESERVED_NAMES = {"root", "caddy", "traefik", "nobody", "systemd", "asgi", "postgres", "www-data"}
+#: No public authority certifies a name under these (RFC 2606, RFC 6761, RFC 6762, RFC 9476).
+PRIVATE_SUFFIXES = (
+    "localhost",
+    "test",
+    "example",
+    "invalid",
+    "local",
+    "internal",
+    "home.arpa",
+    "alt",
+)
+
+
+def app_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the variables of the role `app`."""
+    problems = []
+    name = values["asgi_app_name"]
+    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH or name in RESERVED_NAMES:
+        problems.append(
+            f"asgi_app_name: {name!r} is not usable; write lower case letters, digits and single"
+            f" dashes, at most {NAME_LENGTH}, for example 'blog'"
+        )
+    if not ENTRYPOINT.fullmatch(values["asgi_app_entrypoint"]):
+        problems.append(
+            f"asgi_app_entrypoint: {values['asgi_app_entrypoint']!r} is not module:attribute,"
+            " for example 'blog.main:app'"
+        )
+    problems += source_problems(values["asgi_app_source"])
+    directory = values["asgi_app_directory"]
+    if directory.startswith("/") or ".." in directory.split("/"):
+        problems.append("asgi_app_directory: write a folder inside the source, without '..'")
+    if not values["asgi_app_root"].startswith("/"):
+        problems.append("asgi_app_root: write an absolute path")
+    if int(values["asgi_app_keep_releases"]) < 2:
+        problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
+    for index in [values["asgi_app_index"], *values["asgi_app_extra_indexes"]]:
+        if index and "@" in index.get("url", "").split("//")[-1].split("/")[0]:
+            problems.append(
+                "asgi_app_index, asgi_app_extra_indexes: a URL must not have credentials in it;"
+                " write them as username and password of the index"
+            )
+    for variable in ("asgi_app_environment", "asgi_app_secrets"):
+        problems += environment_problems(variable, values[variable])
+    both = {*mapping(values["asgi_app_environment"])} & {*mapping(values["asgi_app_secrets"])}
+    problems += [
+        f"asgi_app_secrets: {key} is in asgi_app_environment too; keep one of them"
+        for key in sorted(both)
+    ]
+    return problems
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Returns the value if it is a dictionary, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def source_problems(source: Any) -> list[str]:
+    """Returns what is wrong with asgi_app_source."""
+    kinds = ("path", "git")
+    given = [kind for kind in kinds if mapping(source).get(kind)]
+    if len(given) != 1:
+        return [
+            "asgi_app_source: write exactly one of path and git, for example"
+            " {path: ../blog} or {git: https://git.example.com/blog.git, version: v1.4.2}"
+        ]
+    known = {
+        "path": {"path", "exclude"},
+        "git": {"git", "version", "checkout", "username", "password"},
+    }[given[0]]
+    problems = [
+        f"asgi_app_source.{key}: is not known beside {given[0]}; known are"
+        f" {', '.join(sorted(known))}"
+        for key in sorted(set(source) - known)
+    ]
+    if given == ["git"]:
+        if not source.get("version"):
+            problems.append("asgi_app_source.version: write a tag, a branch or a commit")
+        if (
+            "@" in source["git"].split("//")[-1].split("/")[0]
+            and "://" in source["git"]
+            and not source["git"].startswith("ssh://")
+        ):
+            problems.append(
+                "asgi_app_source.git: a URL must not have credentials in it; write"
+                " them as asgi_app_source.username and password"
+            )
+        if source.get("checkout", "controller") not in ("controller", "host"):
+            problems.append("asgi_app_source.checkout: write controller or host")
+    return problems
+
+
+def environment_problems(variable: str, values: Any) -> list[str]:
+    """Returns what is wrong with variables for the app's environment; never their values."""
+    if not isinstance(values, Mapping):
+        return [f"{variable}: write a dictionary of names and values"]
+    keys = [str(key) for key in values]
+    problems = [
+        f"{variable}: {key!r} is not a name for an environment variable"
+        for key in keys
+        if not ENVIRONMENT_KEY.fullmatch(key)
+    ]
+    problems += [
+        f"{variable}: {key} must be text, a number or a boolean in quotes"
+        for key, value in values.items()
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool)
+    ]
+    problems += [
+        f"{variable}: {key} has a character that an environment cannot carry (NUL)"
+        for key, value in values.items()
+        if "\0" in str(value)
+    ]
+    return problems + servers.refused_environment(keys, variable)
+
+
+def service_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the variables of the role `service`."""
+    problems = []
+    if int(values["asgi_service_instances"]) < 1:
+        problems.append("asgi_service_instances: at least 1")
+    try:
+        each = mebibytes(values["asgi_service_memory_max"])
+        total = mebibytes(values["asgi_service_memory_total"])
+        needed = 2 * int(values["asgi_service_instances"]) * each
+        if total < needed:
+            problems.append(
+                f"asgi_service_memory_total: {total} MiB cannot hold two slots of"
+                f" {values['asgi_service_instances']} instances with {each} MiB; write at least"
+                f" {needed}M"
+            )
+        if each < 16:
+            problems.append("asgi_service_memory_max: no Python server starts with less than 16M")
+    except ValueError as error:
+        problems.append(f"asgi_service_memory_max, asgi_service_memory_total: {error}")
+    if not values["asgi_service_health_path"].startswith("/"):
+        problems.append("asgi_service_health_path: write a path with a leading slash")
+    problems += [
+        f"asgi_service_health_statuses: {status!r} is neither a status like '200' nor a"
+        " range like '200-399'"
+        for status in map(str, values["asgi_service_health_statuses"])
+        if not STATUS.fullmatch(status)
+    ]
+    for variable in (
+        "asgi_service_health_timeout_seconds",
+        "asgi_service_drain_seconds",
+        "asgi_service_graceful_timeout_seconds",
+        "asgi_service_restart_seconds",
+    ):
+        if float(values[variable]) < 0:
+            problems.append(f"{variable}: not less than 0")
+    if float(values["asgi_service_settle_seconds"]) < 3:
+        problems.append(
+            "asgi_service_settle_seconds: at least 3, the proxy keeps idle"
+            " connections to the old slot for 2"
+        )
+    problems += [
+        f"asgi_service_writable_paths: {path!r} is not an absolute path"
+        for path in values["asgi_service_writable_paths"]
+        if not path.startswith("/")
+    ]
+    problems += servers.refused_arguments(
+        values["asgi_service_server"], list(map(str, values["asgi_service_server_arguments"]))
+    )
+    return problems
+
+
+def proxy_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the variables of the role `proxy`."""
+    if values["asgi_proxy_provider"] == "none":
+        return []
+    problems = []
+    domains: Sequence[str] = values["asgi_proxy_domains"]
+    if not domains:
+        problems.append("asgi_proxy_domains: write at least one, for example [blog.example.com]")
+    problems += [
+        f"asgi_proxy_domains: {domain!r} is not a host name"
+        for domain in domains
+        if not DOMAIN.fullmatch(domain) or len(domain) > 253
+    ]
+    problems += [
+        f"asgi_proxy_domains: {domain} stands there twice"
+        for domain in sorted({one for one in domains if list(domains).count(one) > 1})
+    ]
+    kind = certificate_kind(domains, values["asgi_proxy_certificate"])
+    given = [bool(values[f"asgi_proxy_certificate_{part}"]) for part in ("file", "key_file")]
+    if kind == "files" and not all(given):
+        problems.append(
+            "asgi_proxy_certificate: files needs asgi_proxy_certificate_file and"
+            " asgi_proxy_certificate_key_file"
+        )
+    if kind != "files" and any(given):
+        problems.append(
+            "asgi_proxy_certificate_file, asgi_proxy_certificate_key_file: they are"
+            " used with asgi_proxy_certificate: files only"
+        )
+    eab = [bool(values[f"asgi_proxy_acme_eab_{part}"]) for part in ("key_id", "mac_key")]
+    if any(eab) and not all(eab):
+        problems.append("asgi_proxy_acme_eab_key_id, asgi_proxy_acme_eab_mac_key: both or none")
+    if kind == "acme" and any(domain.startswith("*.") for domain in domains):
+        problems.append(
+            "asgi_proxy_domains: a wildcard needs a DNS challenge; give its"
+            " certificate with asgi_proxy_certificate: files"
+        )
+    if values["asgi_proxy_caddy_install"] != "package":
+        for part in ("source", "checksum"):
+            if not values[f"asgi_proxy_caddy_{part}"]:
+                problems.append(
+                    f"asgi_proxy_caddy_{part}: is needed with"
+                    f" asgi_proxy_caddy_install: {values['asgi_proxy_caddy_install']}"
+                )
+        checksum = values["asgi_proxy_caddy_checksum"]
+        if checksum and not re.fullmatch(r"sha256:[0-9a-f]{64}", checksum):
+            problems.append("asgi_proxy_caddy_checksum: write sha256: and 64 hexadecimal digits")
+    return problems
+
+
+def certificate_kind(domains: Sequence[str], chosen: str) -> str:
+    """Returns where the certificate comes from: internal, acme or files.
+
+    Args:
+        domains: The names in it.
+        chosen: What the user wrote; `auto` takes `internal` where no public authority
+            certifies the names, and `acme` otherwise.
+    """
+    if chosen != "auto":
+        return chosen
+    return "internal" if all(private_name(domain) for domain in domains) else "acme"
+
+
+def private_name(domain: str) -> bool:
+    """Says whether no public authority certifies a name."""
+    try:
+        ipaddress.ip_address(domain)
+        return True
+    except ValueError:
+        pass
+    return "." not in domain or any(
+        domain == suffix or domain.endswith(f".{suffix}") for suffix in PRIVATE_SUFFIXES
+    )
+
+
+def migrate_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the variables of the role `migrate`."""
+    problems = []
+    if int(values["asgi_migrate_timeout_seconds"]) < 1:
+        problems.append("asgi_migrate_timeout_seconds: at least 1")
+    if re.search(r"[|;&<>`]", values["asgi_migrate_command"]):
+        problems.append(
+            "asgi_migrate_command: it is run without a shell; put what needs one into"
+            " a script of the app and write: sh scripts/migrate.sh"
+        )
+    return problems

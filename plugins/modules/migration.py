@@ -1,0 +1,110 @@
+#!/usr/bin/python
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module `migration`: thin; the logic is in module_utils."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: migration
+short_description: Runs the migration of a release of an ASGI app once
+version_added: 1.0.0
+description:
+  - Runs the command of a template unit for one release and waits for its end.
+  - A release that was migrated is not migrated again.
+author:
+  - The asgi.deploy maintainers
+extends_documentation_fragment:
+  - asgi.deploy.app
+  - asgi.deploy.app.attributes
+options:
+  state:
+    description:
+      - V(applied) runs the migration. V(recorded) only notes that another host ran it.
+    type: str
+    choices: [applied, recorded]
+    default: applied
+  release:
+    description: Id of a staged release.
+    type: str
+    required: true
+  unit:
+    description: Text of the template unit; C(%i) in it is the release.
+    type: str
+  timeout_seconds:
+    description: The limit that the unit has.
+    type: int
+    default: 600
+"""
+
+EXAMPLES = r"""
+- name: Note on the other hosts that the release is migrated
+  asgi.deploy.migration:
+    name: blog
+    release: 1.1.0-b81b0d43f2a9
+    state: recorded
+  become: true
+"""
+
+RETURN = r"""
+output:
+  description: What the migration printed.
+  returned: it ran
+  type: str
+  sample: "Running upgrade 0001 -> 0002, request id"
+seconds:
+  description: How long it took.
+  returned: it ran
+  type: float
+  sample: 1.3
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
+    APP_ARGUMENTS,
+    layout_from,
+)
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.migrations import migrate, record
+from ansible_collections.asgi.deploy.plugins.module_utils.rollout import locked
+
+ARGUMENTS = {
+    **APP_ARGUMENTS,
+    "state": {"type": "str", "choices": ["applied", "recorded"], "default": "applied"},
+    "release": {"type": "str", "required": True},
+    "unit": {"type": "str"},
+    "timeout_seconds": {"type": "int", "default": 600},
+}
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        required_if=[("state", "applied", ["unit"])],
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    params = module.params
+    layout, release = layout_from(params), params["release"]
+    if layout.migration_record(release).exists():
+        module.exit_json(changed=False)
+    if module.check_mode:
+        module.exit_json(changed=True)
+    result = {}
+    try:
+        with locked(layout):
+            if params["state"] == "recorded":
+                record(layout, release, "ran on another host")
+            else:
+                result = migrate(layout, release, params["unit"], params["timeout_seconds"])
+    except DeployError as error:
+        module.fail_json(msg=error.message, **error.facts)
+    module.exit_json(changed=True, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+#!/usr/bin/python
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module `release_info`: thin; the logic is in module_utils."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_info
+short_description: Tells which release of an ASGI app serves on a host, and how
+version_added: 1.0.0
+description:
+  - Returns releases, slots, instances, memory and history of an app.
+  - Tells what on this host would keep the app from being deployed.
+author:
+  - The asgi.deploy maintainers
+extends_documentation_fragment:
+  - asgi.deploy.app
+  - asgi.deploy.app.attributes
+options:
+  user:
+    description: The app's user; O(name) by default.
+    type: str
+  packages:
+    description: Debian packages to look for.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Ask what serves
+  asgi.deploy.release_info:
+    name: blog
+  become: true
+  register: blog
+"""
+
+RETURN = r"""
+app:
+  description:
+    - What the host says of the app. RV(app.release) serves in RV(app.slot);
+      RV(app.good_releases) are those that a rollback can go to, the newest first.
+  returned: success
+  type: dict
+  contains:
+    release:
+      description: The release that serves, or none.
+      type: str
+      returned: always
+      sample: 1.1.0-b81b0d43f2a9
+    slot:
+      description: The slot that serves, or none.
+      type: str
+      returned: always
+      sample: green
+    good_releases:
+      description: Releases on this host whose last rollout was good.
+      type: list
+      returned: always
+      sample: [1.1.0-b81b0d43f2a9, 1.0.0-3f2a9c81b0d4]
+    instances:
+      description: The instances of the serving slot.
+      type: list
+      returned: always
+      sample: [{"name": "blog-green@1.service", "active_state": "active", "restarts": 0}]
+missing_packages:
+  description: Those of O(packages) that are not installed.
+  returned: success
+  type: list
+  elements: str
+  sample: [caddy]
+problems:
+  description: Why the app cannot be deployed on this host; empty where it can.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
+    APP_ARGUMENTS,
+    layout_from,
+)
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.report import (
+    host_problems,
+    missing_packages,
+    report,
+)
+
+ARGUMENTS = {
+    **APP_ARGUMENTS,
+    "user": {"type": "str"},
+    "packages": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    layout = layout_from(module.params)
+    try:
+        problems = host_problems(layout, module.params["user"] or layout.name)
+        module.exit_json(
+            changed=False,
+            app=report(layout),
+            missing_packages=missing_packages(module.params["packages"]),
+            problems=problems,
+        )
+    except DeployError as error:
+        module.fail_json(msg=error.message, **error.facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+#!/usr/bin/python
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module `rollout`: thin; the logic is in module_utils."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rollout
+short_description: Brings a staged release of an ASGI app to serve on a host
+version_added: 1.0.0
+description:
+  - Starts the release in the idle slot, proves the health of every instance, turns the proxy,
+    confirms through the proxy that the new slot answers, waits until the old slot has
+    answered its last request and stops it.
+  - Whatever fails, the release that served goes on serving, and the module says why, with the
+    lines of the journal.
+  - Does nothing where the release serves already with the same units and configuration.
+author:
+  - The asgi.deploy maintainers
+extends_documentation_fragment:
+  - asgi.deploy.app
+  - asgi.deploy.app.attributes
+options:
+  state:
+    description:
+      - V(serving) rolls out. V(absent) stops both slots and removes their units.
+    type: str
+    choices: [serving, absent]
+    default: serving
+  release:
+    description: Id of a staged release; by default the one that serves.
+    type: str
+  units:
+    description:
+      - Text of the unit files; C(%j) in them is the slot, C(%i) the instance.
+      - Without it the host uses all settings of its last rollout, and the other options of
+        this module that describe the service are ignored.
+    type: dict
+    suboptions:
+      service:
+        description: Template unit of an instance.
+        type: str
+        required: true
+      socket:
+        description: Template unit of the listener of an instance.
+        type: str
+        required: true
+      slice:
+        description: The slice of the app.
+        type: str
+        required: true
+  instances:
+    description: Processes of a slot.
+    type: int
+    default: 1
+  server:
+    description: The ASGI server; its exit codes are explained.
+    type: str
+    choices: [uvicorn]
+    default: uvicorn
+  health:
+    description:
+      - What counts as healthy, with the keys C(path), C(statuses), C(body), C(host),
+        C(request_timeout_seconds), C(timeout_seconds) and C(stable_seconds).
+    type: dict
+    default: {}
+  proxy:
+    description:
+      - How to turn the proxy and to ask through it, with the keys C(provider), C(domain),
+        C(address), C(port), C(ca_file) and C(timeout_seconds).
+    type: dict
+    default: {}
+  settle_seconds:
+    description: Shortest time between the switch and the stop of the old slot.
+    type: float
+    default: 3
+  drain_seconds:
+    description: Longest time that open connections to the old slot are waited for.
+    type: float
+    default: 30
+  keep_releases:
+    description: How many releases stay on the host.
+    type: int
+    default: 5
+  restart:
+    description: Roll out even where nothing differs.
+    type: bool
+    default: false
+  leave:
+    description: The release that serves now is not to be gone back to later (rollback).
+    type: bool
+    default: false
+  by:
+    description: Who asked for it, for the history.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Go back to a release with the settings that the host remembers
+  asgi.deploy.rollout:
+    name: blog
+    release: 1.0.0-3f2a9c81b0d4
+  become: true
+
+- name: Take up a changed environment without a failed request
+  asgi.deploy.rollout:
+    name: blog
+    restart: true
+  become: true
+"""
+
+RETURN = r"""
+release:
+  description: The release that serves.
+  returned: success
+  type: str
+  sample: 1.1.0-b81b0d43f2a9
+previous:
+  description: The release that served before.
+  returned: success
+  type: str
+  sample: 1.0.0-3f2a9c81b0d4
+slot:
+  description: The slot that serves.
+  returned: success
+  type: str
+  sample: green
+reasons:
+  description: Why a rollout was needed.
+  returned: success
+  type: list
+  elements: str
+  sample: [release 1.0.0-3f2a9c81b0d4 to 1.1.0-b81b0d43f2a9]
+recovered:
+  description: What an earlier run left behind, and what was done with it.
+  returned: success
+  type: str
+  sample: ""
+cut_connections:
+  description: Connections to the old slot that were still open when it was stopped.
+  returned: success
+  type: int
+  sample: 0
+pruned:
+  description: Removed releases.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+seconds:
+  description: How long it took.
+  returned: success
+  type: float
+  sample: 9.4
+memory_mebibytes:
+  description: Memory that the serving slot uses.
+  returned: success and not in check mode
+  type: int
+  sample: 96
+memory_max_mebibytes:
+  description: Memory that the serving slot may use.
+  returned: success and not in check mode
+  type: int
+  sample: 512
+journal:
+  description: The lines that matter of a failed instance.
+  returned: failure of an instance
+  type: str
+  sample: "RuntimeError: no database"
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.asgi.deploy.plugins.module_utils import rollout, state
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
+    APP_ARGUMENTS,
+    layout_from,
+)
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import SLOTS, Layout
+
+SETTINGS = (
+    "units",
+    "instances",
+    "server",
+    "health",
+    "proxy",
+    "settle_seconds",
+    "drain_seconds",
+    "keep_releases",
+)
+ARGUMENTS = {
+    **APP_ARGUMENTS,
+    "state": {"type": "str", "choices": ["serving", "absent"], "default": "serving"},
+    "release": {"type": "str"},
+    "units": {
+        "type": "dict",
+        "options": {
+            key: {"type": "str", "required": True} for key in ("service", "socket", "slice")
+        },
+    },
+    "instances": {"type": "int", "default": 1},
+    "server": {"type": "str", "choices": ["uvicorn"], "default": "uvicorn"},
+    "health": {"type": "dict", "default": {}},
+    "proxy": {"type": "dict", "default": {}},
+    "settle_seconds": {"type": "float", "default": 3},
+    "drain_seconds": {"type": "float", "default": 30},
+    "keep_releases": {"type": "int", "default": 5},
+    "restart": {"type": "bool", "default": False},
+    "leave": {"type": "bool", "default": False},
+    "by": {"type": "str", "default": ""},
+}
+
+
+def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str, Any]:
+    """Rolls out as the options say, or as the host did the last time."""
+    if params["units"]:
+        recorded = {key: params[key] for key in SETTINGS}
+    else:
+        recorded = state.load(layout.state_file).settings
+        if not recorded:
+            raise DeployError(
+                f"{layout.name} was never rolled out on this host ({layout.state_file}); deploy"
+                " it first with the site playbook"
+            )
+    release = params["release"] or layout.slot_release(layout.serving_slot())
+    if not release:
+        raise DeployError(f"{layout.name} serves no release on this host: name one in release")
+    return rollout.rollout(
+        layout,
+        release,
+        rollout.Settings.read(recorded),
+        recorded=recorded,
+        by=params["by"],
+        leave=params["leave"],
+        force="restart" if params["restart"] else "",
+        check_mode=check_mode,
+    )
+
+
+def main() -> None:
+    """Runs the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)
+    layout = layout_from(module.params)
+    try:
+        if module.params["state"] == "absent" and module.check_mode:
+            result = {"changed": any(layout.slot_release(slot) for slot in SLOTS)}
+        elif module.check_mode:
+            result = serve(module.params, layout, True)
+        else:
+            with rollout.locked(layout):
+                if module.params["state"] == "absent":
+                    result = {"changed": rollout.remove(layout)}
+                else:
+                    result = serve(module.params, layout, False)
+    except DeployError as error:
+        module.fail_json(msg=error.message, **error.facts)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
