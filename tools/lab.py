@@ -1,0 +1,754 @@
+#!/usr/bin/env python3
+"""Real systemd hosts for the tests and the demo: Debian in podman, reached over SSH.
+
+    tools/lab.py up demo web1=debian12 web2=debian13
+    .venv/bin/ansible -i .cache/lab/demo/hosts.yml asgi -m ping -b
+    tools/lab.py down demo
+
+The hosts of a group share a network of their own, in which they know each other by name. Their
+images are made here from Debian's packages, so no image registry is needed. What this machine can
+do (cgroup version, resource limits, local certificate authorities) is detected, not assumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import resource
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE = Path(__file__).resolve().parent.parent / ".cache" / "lab"
+KEY_FILE = STATE / "id_ed25519"
+USER = "deploy"
+PREFIX = "asgi-lab"
+LABEL = "asgi.deploy.lab"
+RECIPE_LABEL = "asgi.deploy.lab.recipe"
+
+SUITES = {"debian12": "bookworm", "debian13": "trixie"}
+
+# What a freshly installed Debian server has. Anything that the collection must install itself
+# (python3-venv, git, a proxy, a database) stays out, or a missing step would go unnoticed.
+PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "libpam-systemd",
+    "dbus",
+    "python3",
+    "python3-apt",
+    "openssh-server",
+    "ca-certificates",
+    "iproute2",
+    "sudo",
+    "curl",
+    "procps",
+)
+
+# A host shares the kernel and the terminals of this machine and must leave them alone; the timers
+# would take apt's lock in the middle of a test.
+MASKED_UNITS = (
+    "systemd-modules-load.service",
+    "systemd-sysctl.service",
+    "systemd-binfmt.service",
+    "dev-hugepages.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "console-getty.service",
+    "getty.target",
+    "getty@.service",
+    "autovt@.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+)
+
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+FILES = {
+    "/etc/ssh/sshd_config.d/lab.conf": (
+        f"HostKey {HOST_KEY}\nPermitRootLogin no\nPasswordAuthentication no\nUseDNS no\n"
+    ),
+    # The image carries no host key: each host makes its own when it first boots.
+    "/etc/systemd/system/ssh.service.d/lab.conf": (
+        "[Service]\nExecStartPre=\n"
+        f'ExecStartPre=/bin/sh -c "test -s {HOST_KEY} || '
+        f"ssh-keygen -q -t ed25519 -N '' -f {HOST_KEY}\"\n"
+        "ExecStartPre=/usr/sbin/sshd -t\n"
+    ),
+    f"/etc/sudoers.d/{USER}": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
+    "/etc/default/locale": "LANG=C.UTF-8\n",
+    # A host lives for minutes: nothing is gained by syncing every file of a package to disk.
+    "/etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\n",
+}
+
+
+class LabError(Exception):
+    """Something about the lab that the user can act on."""
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts about this machine that decide how a host is started."""
+
+    cgroup_v2: bool
+    open_files_limit: int
+    process_limit: int
+
+    @classmethod
+    def detect(cls) -> Machine:
+        """Read the facts from the kernel."""
+        return cls(
+            cgroup_v2=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+            open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+            process_limit=resource.getrlimit(resource.RLIMIT_NPROC)[1],
+        )
+
+
+def lowest_limit(wanted: int, hard_limit: int) -> int:
+    """The wanted limit, or this machine's hard limit if that is lower (-1 is no limit)."""
+    return wanted if hard_limit == resource.RLIM_INFINITY else min(wanted, hard_limit)
+
+
+def runtime_arguments(machine: Machine) -> list[str]:
+    """Options of podman that come before its command."""
+    # crun refuses machines where v1 controllers and a v2 mount stand side by side.
+    return [] if machine.cgroup_v2 else ["--runtime", "runc"]
+
+
+def start_arguments(machine: Machine) -> list[str]:
+    """Options of `podman run` that let systemd be the init of a container."""
+    # Only with a cgroup namespace of its own and write access to it does systemd enforce MemoryMax.
+    arguments = ["--privileged", "--cgroupns=private", "--stop-timeout=30"]
+    # podman's own defaults are higher than some machines allow, and then nothing starts.
+    for name, wanted, hard_limit in (
+        ("nofile", 524288, machine.open_files_limit),
+        ("nproc", 16384, machine.process_limit),
+    ):
+        limit = lowest_limit(wanted, hard_limit)
+        arguments.append(f"--ulimit={name}={limit}:{limit}")
+    # What podman's systemd mode would do. That mode itself is no choice: on cgroup v1 it gives every
+    # container the whole machine's systemd hierarchy, where hosts then remove each other's cgroups;
+    # and it throws the journal away on reboot.
+    arguments += [
+        "--systemd=false",
+        "--stop-signal=SIGRTMIN+3",
+        "--env=container=podman",
+        "--tmpfs=/run:rw,nosuid,nodev,noexec,mode=0755",
+        "--tmpfs=/run/lock:rw,nosuid,nodev,noexec,mode=1777",
+    ]
+    if not machine.cgroup_v2:
+        # systemd since 256 does not boot on cgroup v1 without being told to.
+        arguments.append("--env=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+    return arguments
+
+
+def find_program(name: str) -> str | None:
+    """Find a program of root's, too, which need not be in a user's PATH."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def missing_parts(
+    cgroup_v2: bool,
+    find_program: Callable[[str], object] = find_program,
+    is_root: bool | None = None,
+) -> list[str]:
+    """What keeps this machine from running hosts, each with the way to get it."""
+    root = os.geteuid() == 0 if is_root is None else is_root
+    programs = ["podman", "conmon", "mmdebstrap", "ssh", "ssh-keygen"]
+    if not cgroup_v2:
+        programs.append("runc")
+    missing = [
+        f"{program} is missing: run tools/bootstrap.sh --lab"
+        for program in programs
+        if not find_program(program)
+    ]
+    # podman's network program calls the one or the other, depending on its version.
+    if not find_program("iptables") and not find_program("nft"):
+        missing.append("iptables is missing: run tools/bootstrap.sh --lab")
+    if not root and not find_program("sudo"):
+        missing.append("hosts need root: run this as root, or install sudo")
+    return missing
+
+
+def as_root(command: Sequence[str]) -> list[str]:
+    """The command, through sudo if we are not root; files of ours stay the user's own that way."""
+    return list(command) if os.geteuid() == 0 else ["sudo", *command]
+
+
+def run(
+    command: Sequence[str],
+    *,
+    check: bool = True,
+    timeout_seconds: float = 120,
+    stdin: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep its output; a failure becomes a LabError that shows it."""
+    try:
+        result = subprocess.run(
+            command,
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]} is missing: run tools/bootstrap.sh --lab") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"no end after {timeout_seconds} s: {shlex.join(command)}") from error
+    if check and result.returncode != 0:
+        output = (result.stderr.strip() or result.stdout.strip())[-4000:]
+        raise LabError(f"exit {result.returncode}: {shlex.join(command)}\n{output}")
+    return result
+
+
+def podman(
+    *arguments: str, check: bool = True, timeout_seconds: float = 120, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run podman."""
+    command = as_root(["podman", *runtime_arguments(Machine.detect()), *arguments])
+    return run(command, check=check, timeout_seconds=timeout_seconds, stdin=stdin)
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Keep two runs of this tool from building one image or choosing one address twice."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / "lock").open("w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def say(text: str) -> None:
+    """Tell the user what is going on, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+
+
+def local_authorities(trusted: Iterable[str], packaged: Iterable[str]) -> list[str]:
+    """The certificates in `trusted` that no package brought; both are texts of PEM files."""
+    known = {"".join(pem.split()) for text in packaged for pem in CERTIFICATE.findall(text)}
+    extra: dict[str, str] = {}
+    for text in trusted:
+        for pem in CERTIFICATE.findall(text):
+            key = "".join(pem.split())
+            if key not in known:
+                extra[key] = pem + "\n"
+    return [extra[key] for key in sorted(extra)]
+
+
+def machine_authorities() -> list[str]:
+    """Authorities that this machine's administrator added, as behind a company's proxy."""
+    packaged = Path("/usr/share/ca-certificates")
+    if packaged.is_dir():
+        trusted = [Path("/etc/ssl/certs/ca-certificates.crt")]
+        return local_authorities(read_all(trusted), read_all(packaged.rglob("*.crt")))
+    return local_authorities(read_all(Path("/etc/pki/ca-trust/source/anchors").glob("*")), [])
+
+
+def read_all(paths: Iterable[Path]) -> list[str]:
+    """The texts of those paths that are files."""
+    return [path.read_text(errors="replace") for path in sorted(paths) if path.is_file()]
+
+
+def image_name(image: str) -> str:
+    """The name of a lab image in podman's storage."""
+    return f"localhost/{PREFIX}-{image}"
+
+
+def image_script(authorities: Sequence[str]) -> str:
+    """The shell script that turns a minimal Debian below $1 into a lab image."""
+    files = dict(FILES)
+    for number, pem in enumerate(authorities):
+        files[f"/usr/local/share/ca-certificates/lab-{number}.crt"] = pem
+    lines = ["#!/bin/sh", "set -eu", 'root="$1"']
+    for path, text in files.items():
+        lines += [
+            f'mkdir -p "$root{Path(path).parent}"',
+            f'printf %s {shlex.quote(text)} > "$root{path}"',
+        ]
+    lines += [f'ln -sf /dev/null "$root/etc/systemd/system/{unit}"' for unit in MASKED_UNITS]
+    lines += [
+        f'chmod 0440 "$root/etc/sudoers.d/{USER}"',
+        f'chroot "$root" useradd --create-home --shell /bin/bash {USER}',
+        f'install -d -m 0700 -o 0 -g 0 "$root/home/{USER}/.ssh"',
+        f'chroot "$root" chown {USER}:{USER} /home/{USER}/.ssh',
+        # The locale of whoever runs the tests has no business on the hosts.
+        r"""sed -i '/^AcceptEnv/d' "$root/etc/ssh/sshd_config" """.rstrip(),
+        # Each host makes its own identity when it boots.
+        'rm -f "$root"/etc/ssh/ssh_host_*',
+        ': > "$root/etc/machine-id"',
+        'rm -f "$root/etc/hostname" "$root/etc/resolv.conf"',
+    ]
+    if authorities:
+        lines.append('chroot "$root" update-ca-certificates')
+    return "\n".join(lines) + "\n"
+
+
+def recipe_hash(suite: str, script: str) -> str:
+    """What an image is made of, as a short hash: another recipe needs another image."""
+    recipe = json.dumps([suite, PACKAGES, script])
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def ensure_image(image: str) -> None:
+    """Build the image unless podman has it in this very recipe."""
+    suite = SUITES[image]
+    script = image_script(machine_authorities())
+    recipe = recipe_hash(suite, script)
+    name = image_name(image)
+    label = podman(
+        "image",
+        "inspect",
+        "--format",
+        f'{{{{ index .Labels "{RECIPE_LABEL}" }}}}',
+        name,
+        check=False,
+    )
+    if label.returncode == 0 and label.stdout.strip() == recipe:
+        return
+    started = time.monotonic()
+    say(f"{image}: building the image, about a minute")
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}-") as directory:
+        hook = Path(directory) / "customize"
+        hook.write_text(script)
+        hook.chmod(0o755)
+        # mmdebstrap may change to another user, who must be able to read the script.
+        Path(directory).chmod(0o755)
+        archive = Path(directory) / "root.tar"
+        options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        run(
+            as_root(
+                [
+                    "mmdebstrap",
+                    *options,
+                    f"--customize-hook={hook}",
+                    "--format=tar",
+                    suite,
+                    str(archive),
+                ]
+            ),
+            timeout_seconds=900,
+        )
+        changes = ["CMD /sbin/init", "STOPSIGNAL SIGRTMIN+3", f"LABEL {RECIPE_LABEL}={recipe}"]
+        podman(
+            "import",
+            *(f"--change={change}" for change in changes),
+            str(archive),
+            f"{name}:latest",
+            timeout_seconds=300,
+        )
+    podman("image", "prune", "--force", f"--filter=label={RECIPE_LABEL}", check=False)
+    say(f"{image}: image built in {time.monotonic() - started:.0f} s")
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+def network_name(group: str) -> str:
+    """The network of a group of hosts."""
+    return f"{PREFIX}-{group}"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One running (or stopped) host of the lab."""
+
+    group: str
+    name: str
+    image: str
+    address: str
+    state: str = "unknown"
+
+    @property
+    def container(self) -> str:
+        """The name of the host's container."""
+        return f"{PREFIX}-{self.group}-{self.name}"
+
+    def run(
+        self,
+        command: Sequence[str] | str,
+        *,
+        check: bool = True,
+        timeout_seconds: float = 120,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root inside the host, without SSH; a string goes through the shell."""
+        arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        return podman(
+            "exec",
+            "--interactive",
+            self.container,
+            *arguments,
+            check=check,
+            timeout_seconds=timeout_seconds,
+            stdin=stdin,
+        )
+
+    def reboot(self, *, timeout_seconds: float = 90) -> None:
+        """Shut down in order, start again, and wait until the host is up."""
+        podman("restart", self.container, timeout_seconds=timeout_seconds)
+        self.wait_until_running(timeout_seconds=timeout_seconds)
+
+    def kill(self) -> None:
+        """Cut the power: no process gets to clean up."""
+        podman("kill", "--signal=KILL", self.container)
+
+    def start(self, *, timeout_seconds: float = 90) -> None:
+        """Switch a stopped or killed host on, and wait until it is up."""
+        # A container that was just killed may still be on its way to "exited".
+        podman("wait", "--condition=exited", "--condition=created", self.container)
+        podman("start", self.container)
+        self.wait_until_running(timeout_seconds=timeout_seconds)
+
+    def disconnect(self) -> None:
+        """Pull the network cable."""
+        podman("network", "disconnect", network_name(self.group), self.container)
+
+    def connect(self) -> None:
+        """Put the network cable back; the address stays the same."""
+        podman(
+            "network",
+            "connect",
+            f"--ip={self.address}",
+            f"--mac-address={hardware_address(self.address)}",
+            f"--alias={self.name}",
+            network_name(self.group),
+            self.container,
+        )
+
+    def wait_until_running(self, *, timeout_seconds: float = 90) -> None:
+        """Wait until systemd has started everything and SSH answers."""
+        deadline = time.monotonic() + timeout_seconds
+        state = ""
+        while time.monotonic() < deadline:
+            # Before systemd listens, this fails at once and with another text.
+            state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
+            if state == "running" and answers_ssh(self.address):
+                return
+            if state == "degraded":
+                failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout
+                raise LabError(f"{self.name}: units failed:\n{failed}")
+            if not state and self._is_stopped():
+                logs = podman("logs", "--tail=20", self.container, check=False)
+                raise LabError(f"{self.name}: stopped while booting:\n{logs.stdout}{logs.stderr}")
+            time.sleep(0.2)
+        raise LabError(f"{self.name}: not up after {timeout_seconds} s, systemd says {state!r}")
+
+    def _is_stopped(self) -> bool:
+        """Whether the container has ended."""
+        state = podman("inspect", "--format={{.State.Status}}", self.container, check=False)
+        return state.stdout.strip() in ("exited", "stopped")
+
+
+def answers_ssh(address: str) -> bool:
+    """Whether an SSH server greets us."""
+    try:
+        with socket.create_connection((address, 22), timeout=1) as connection:
+            return connection.recv(64).startswith(b"SSH-")
+    except OSError:
+        return False
+
+
+def hosts_of(group: str | None = None) -> list[Host]:
+    """The hosts of a group, or all hosts of the lab."""
+    label = LABEL if group is None else f"{LABEL}={group}"
+    listed = podman("ps", "--all", f"--filter=label={label}", "--format=json").stdout
+    hosts = [host_from(container) for container in json.loads(listed or "[]")]
+    return sorted(hosts, key=lambda host: (host.group, host.name))
+
+
+def host_from(container: Mapping[str, Any]) -> Host:
+    """A host from an entry of podman's list."""
+    labels: dict[str, str] = container["Labels"]
+    return Host(
+        group=labels[LABEL],
+        name=labels[f"{LABEL}.host"],
+        image=labels[f"{LABEL}.image"],
+        address=labels[f"{LABEL}.address"],
+        state=str(container["State"]),
+    )
+
+
+def find(group: str, name: str) -> Host:
+    """One host of a group."""
+    for host in hosts_of(group):
+        if host.name == name:
+            return host
+    raise LabError(f"group {group} has no host {name}: see tools/lab.py list")
+
+
+def free_address(subnet: str, taken: Iterable[str]) -> str:
+    """An address that no host of the network has.
+
+    It is drawn by lot: an SSH connection that Ansible still holds open to a host that is gone must
+    not be mistaken for one to a new host with the same address.
+    """
+    # Addresses at the start of the network belong to the gateway and to podman's own choices.
+    candidates = [str(address) for address in list(ipaddress.ip_network(subnet).hosts())[15:]]
+    return secrets.choice(sorted(set(candidates) - set(taken)))
+
+
+def hardware_address(address: str) -> str:
+    """The hardware address that goes with an address.
+
+    With another one after each boot, neighbours would send to the former one for half a minute.
+    """
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *ipaddress.IPv4Address(address).packed))
+
+
+def ensure_network(group: str) -> str:
+    """Make the group's network unless it is there; returns its subnet."""
+    name = network_name(group)
+    if podman("network", "exists", name, check=False).returncode != 0:
+        podman("network", "create", f"--label={LABEL}={group}", name)
+    details = json.loads(podman("network", "inspect", name).stdout)
+    return str(details[0]["subnets"][0]["subnet"])
+
+
+def create(host: Host, machine: Machine) -> None:
+    """Start the container of a new host."""
+    labels = {
+        LABEL: host.group,
+        f"{LABEL}.host": host.name,
+        f"{LABEL}.image": host.image,
+        f"{LABEL}.address": host.address,
+    }
+    podman(
+        "run",
+        "--detach",
+        f"--name={host.container}",
+        f"--hostname={host.name}",
+        f"--network={network_name(host.group)}",
+        f"--network-alias={host.name}",
+        f"--ip={host.address}",
+        f"--mac-address={hardware_address(host.address)}",
+        *(f"--label={key}={value}" for key, value in labels.items()),
+        *start_arguments(machine),
+        "--pull=never",
+        image_name(host.image),
+        "/sbin/init",
+    )
+
+
+def ensure_key() -> str:
+    """Make the lab's SSH key pair once; returns the public key."""
+    if not KEY_FILE.exists():
+        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", PREFIX, "-f", str(KEY_FILE)])
+    return KEY_FILE.with_suffix(".pub").read_text()
+
+
+def allow_key(host: Host, public_key: str) -> str:
+    """Let the key in as the ordinary user; returns the host's own key, read without the network."""
+    file = f"/home/{USER}/.ssh/authorized_keys"
+    script = f"umask 077; cat > {file} && chown {USER}: {file} && cat {HOST_KEY}.pub"
+    kind, key = host.run(script, stdin=public_key).stdout.split()[:2]
+    return f"{kind} {key}"
+
+
+def inventory(hosts: Iterable[Host], key_file: Path, known_hosts_file: Path) -> str:
+    """An Ansible inventory of the hosts, in YAML."""
+    options = ["StrictHostKeyChecking=yes", f'UserKnownHostsFile="{known_hosts_file}"']
+    variables = {
+        "ansible_user": USER,
+        "ansible_ssh_private_key_file": str(key_file),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_ssh_common_args": " ".join(f"-o {shlex.quote(option)}" for option in options),
+    }
+    lines = ["---", "# Written by tools/lab.py.", "asgi:", "  vars:"]
+    lines += [f"    {name}: {json.dumps(value)}" for name, value in variables.items()]
+    lines.append("  hosts:")
+    for host in hosts:
+        lines += [f"    {host.name}:", f"      ansible_host: {host.address}"]
+    return "\n".join(lines) + "\n"
+
+
+def in_parallel(action: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Do the action for all items at once; the first error is raised when all are done."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(max_workers=len(items)) as pool:
+        return list(pool.map(action, items))
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def up(group: str, wanted: Mapping[str, str], inventory_file: Path | None = None) -> list[Host]:
+    """Bring up hosts (name: image) and write the inventory of the whole group."""
+    problems = missing_parts(Machine.detect().cgroup_v2)
+    if problems:
+        raise LabError("\n".join(problems))
+    machine = Machine.detect()
+    started = time.monotonic()
+    with locked():
+        in_parallel(ensure_image, sorted(set(wanted.values())))
+        subnet = ensure_network(group)
+        present = {host.name: host for host in hosts_of(group)}
+        taken = [host.address for host in present.values()]
+        for name, image in wanted.items():
+            if name in present:
+                if present[name].image != image:
+                    raise LabError(
+                        f"{name} is {present[name].image} already: tools/lab.py down {group} first"
+                    )
+                if present[name].state == "running":
+                    say(f"{name}: is up already")
+                else:
+                    podman("start", present[name].container)
+                continue
+            host = Host(group, name, image, free_address(subnet, taken))
+            taken.append(host.address)
+            create(host, machine)
+            present[name] = host
+        public_key = ensure_key()
+    hosts = [present[name] for name in sorted(present)]
+
+    def finish(host: Host) -> str:
+        host.wait_until_running()
+        return f"{host.address} {allow_key(host, public_key)}\n"
+
+    known_hosts = in_parallel(finish, hosts)
+    directory = STATE / group
+    directory.mkdir(exist_ok=True)
+    known_hosts_file = directory / "known_hosts"
+    known_hosts_file.write_text("".join(known_hosts))
+    file = inventory_file or directory / "hosts.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(inventory(hosts, KEY_FILE, known_hosts_file))
+    names = " ".join(host.name for host in hosts)
+    say(f"{group}: {names} up in {time.monotonic() - started:.1f} s, inventory {file}")
+    return hosts
+
+
+def down(group: str) -> None:
+    """Remove the hosts of a group, its network and its files."""
+    hosts = hosts_of(group)
+    if hosts:
+        podman("rm", "--force", "--time=0", "--volumes", *(host.container for host in hosts))
+    podman("network", "rm", "--force", network_name(group), check=False)
+    shutil.rmtree(STATE / group, ignore_errors=True)
+    say(f"{group}: {len(hosts)} hosts removed")
+
+
+def all_groups() -> list[str]:
+    """The groups that have a host or a network."""
+    listed = podman("network", "ls", f"--filter=label={LABEL}", "--format=json").stdout
+    networks = [network["labels"][LABEL] for network in json.loads(listed or "[]")]
+    return sorted({host.group for host in hosts_of()} | set(networks))
+
+
+def check() -> None:
+    """Say whether hosts can be started here, by starting nothing."""
+    machine = Machine.detect()
+    version = "v2" if machine.cgroup_v2 else "v1"
+    problems = missing_parts(machine.cgroup_v2)
+    if not problems:
+        result = podman("info", "--format={{.Host.OCIRuntime.Name}}", check=False)
+        if result.returncode != 0:
+            problems.append(f"podman does not work here: {result.stderr.strip()}")
+    if problems:
+        raise LabError("\n".join(problems))
+    arguments = shlex.join([*runtime_arguments(machine), *start_arguments(machine)])
+    print(f"hosts can be started: cgroup {version}, podman {arguments}")
+
+
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
+
+
+def host_and_image(text: str) -> tuple[str, str]:
+    """Read HOST=IMAGE."""
+    name, _, image = text.partition("=")
+    if not HOST_NAME.fullmatch(name) or image not in SUITES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: wanted HOST=IMAGE, IMAGE one of {', '.join(SUITES)}"
+        )
+    return name, image
+
+
+def group_name(text: str) -> str:
+    """Read the name of a group."""
+    if not HOST_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted lower-case letters, digits and dashes")
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="tools/lab.py", description=(__doc__ or "").splitlines()[0])
+    commands = root.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("up", help="start hosts and write their inventory")
+    command.add_argument("group", type=group_name)
+    command.add_argument("hosts", nargs="+", type=host_and_image, metavar="HOST=IMAGE")
+    command.add_argument("--inventory", type=Path, help="default: .cache/lab/GROUP/hosts.yml")
+    command = commands.add_parser("down", help="remove the hosts of a group")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("group", nargs="?", type=group_name)
+    which.add_argument("--all", action="store_true", help="all groups")
+    commands.add_parser("list", help="list all hosts")
+    command = commands.add_parser("restart", help="reboot a host")
+    command.add_argument("group", type=group_name)
+    command.add_argument("host")
+    command = commands.add_parser("exec", help="run a command as root in a host, without SSH")
+    command.add_argument("group", type=group_name)
+    command.add_argument("host")
+    command.add_argument("arguments", nargs="+", metavar="-- COMMAND")
+    commands.add_parser("check", help="say whether this machine can run hosts, and what is missing")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "up":
+            up(options.group, dict(options.hosts), options.inventory)
+        elif options.command == "down":
+            for group in all_groups() if options.all else [options.group]:
+                down(group)
+        elif options.command == "list":
+            for host in hosts_of():
+                print(f"{host.group}\t{host.name}\t{host.image}\t{host.address}\t{host.state}")
+        elif options.command == "restart":
+            find(options.group, options.host).reboot()
+        elif options.command == "exec":
+            container = find(options.group, options.host).container
+            terminal = ["--tty"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+            command = ["podman", "exec", "--interactive", *terminal, container, *options.arguments]
+            return subprocess.call(as_root(command))
+        elif options.command == "check":
+            check()
+    except LabError as error:
+        say(f"lab: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
