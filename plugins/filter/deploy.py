@@ -53,6 +53,8 @@ class FilterModule:
             "rollback_target": fleet.rollback_target,
             "sandbox_directives": sandbox_directives,
             "server_command": server_command,
+            "status_line": fleet.status_line,
+            "summary": fleet.summary,
             "service_problems": validation.service_problems,
         }
         return {name: told(function) for name, function in functions.items()}

@@ -61,7 +61,7 @@ def run(
         identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     purpose = f" to {doing}" if doing else ""
     try:
-        with open(input_file or os.devnull, "rb") as standard_input:
+        with Path(input_file or os.devnull).open("rb") as standard_input:
             done = subprocess.run(
                 list(argv),
                 stdin=standard_input,

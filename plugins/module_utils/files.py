@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -47,10 +46,9 @@ def write_atomic(path: Path, text: str, mode: int = 0o644, owner: int = 0, group
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
@@ -58,10 +56,9 @@ def write_atomic(path: Path, text: str, mode: int = 0o644, owner: int = 0, group
 def link_atomic(path: Path, target: str) -> None:
     """Points a symbolic link at a target in one step, whether or not it exists."""
     aside = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        aside.unlink()
+    aside.unlink(missing_ok=True)
     aside.symlink_to(target)
-    os.replace(aside, path)
+    aside.replace(path)
     sync_directory(path.parent)
 
 

@@ -44,3 +44,47 @@ def rollback_target(reports: Sequence[Mapping[str, Any]], wanted: str = "") -> s
         "there is nothing to go back to: no other release that all hosts have has served well"
         " on all of them; deploy a former version with the site playbook instead"
     )
+
+
+def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
+    """Returns where a host stands after a rollout, in one line for a person.
+
+    Args:
+        result: What the module rollout returned.
+        domains: Host names of the app, for its URL.
+    """
+    release, previous = result["release"], result.get("previous")
+    parts = []
+    if not result.get("reasons"):
+        parts.append(f"{release} serves in slot {result['slot']} as before, nothing changed")
+    else:
+        from_text = "nothing" if previous is None else previous
+        parts.append(
+            f"{from_text} -> {release} in slot {result['slot']} ({'; '.join(result['reasons'])})"
+        )
+    if "seconds" in result:
+        parts.append(f"{result['seconds']} s")
+    if "memory_mebibytes" in result:
+        parts.append(f"memory {result['memory_mebibytes']} of {result['memory_max_mebibytes']} MiB")
+    if result.get("cut_connections"):
+        parts.append(f"{result['cut_connections']} connections to the old slot were cut")
+    if result.get("recovered"):
+        parts.append(result["recovered"])
+    if result.get("pruned"):
+        parts.append(f"removed {', '.join(result['pruned'])}")
+    parts += [f"https://{domain}" for domain in list(domains)[:1]]
+    return ", ".join(parts)
+
+
+def status_line(report: Mapping[str, Any]) -> str:
+    """Returns what serves on a host, in one line for a person."""
+    if report["release"] is None:
+        return f"{report['name']}: no release serves"
+    last = report["history"][-1] if report["history"] else {}
+    return (
+        f"{report['name']}: {report['release']} in slot {report['slot']},"
+        f" {report['instances_running']} of {len(report['instances'])} instances,"
+        f" memory {report['memory_mebibytes']} of {report['memory_max_mebibytes']} MiB,"
+        f" {report['restarts']} restarts, last deploy {last.get('at', 'unknown')}"
+        f"{' by ' + last['by'] if last.get('by') else ''}"
+    )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import DeployError
 
+READ_BYTES = 1_000_000
 SHOWN_BODY_CHARACTERS = 300
 
 
@@ -97,8 +98,12 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
             },
         )
         response = connection.getresponse()
-        body = response.read(1_000_000).decode("utf-8", errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+        content = response.read(READ_BYTES)
+        if response.length and len(content) < READ_BYTES:
+            raise http.client.IncompleteRead(content, response.length)
+        body = content.decode("utf-8", errors="replace")
+    # a name or path that cannot be sent is a ValueError (UnicodeError is one)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(False, f"no answer: {error or type(error).__name__}")
     finally:
         connection.close()

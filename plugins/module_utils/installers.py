@@ -266,10 +266,10 @@ def netrc_lines(indexes: Sequence[Mapping[str, str]]) -> list[str]:
             continue
         host = urlsplit(index["url"]).hostname
         login, password = index.get("username") or "", index.get("password") or ""
-        if not host or not login or re.search(r"[\s\"\\#]", login + password):
+        if not host or not login or not password or re.search(r"[\s\"\\#]", login + password):
             raise DeployError(
                 f"asgi_app_index, asgi_app_extra_indexes: the credentials for {host or 'an index'}"
-                " need a username, and neither white space, quotes, backslash nor # in them"
+                " need a username and a password without white space, quotes, backslash and #"
             )
         lines.append(f"machine {host} login {login} password {password}")
     return lines
@@ -337,7 +337,7 @@ def ensure_uv(settings: BuildSettings, variables: Mapping[str, str]) -> Path:
         umask=0o022,
         doing="install uv",
     )
-    os.replace(aside, directory)
+    aside.replace(directory)
     return program
 
 
@@ -359,6 +359,6 @@ def relocate(environment: Path, directory: Path) -> None:
         aside = script.with_name(f".{script.name}.new")
         aside.write_bytes(content.replace(old, new))
         status = script.stat()
-        os.chmod(aside, status.st_mode)
+        aside.chmod(status.st_mode)
         os.chown(aside, status.st_uid, status.st_gid)
-        os.replace(aside, script)
+        aside.replace(script)

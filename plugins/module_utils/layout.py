@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +124,7 @@ class Layout:
     def slot_release(self, slot: str) -> str | None:
         """The release that a slot points at, or None for a slot never used."""
         try:
-            return Path(os.readlink(self.slot_link(slot))).name
+            return self.slot_link(slot).readlink().name
         except FileNotFoundError:
             return None
 

@@ -46,13 +46,14 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
         status = systemd.show([name])[0]
         if status.active_state == "activating":
             systemd.systemctl("stop", name, check=False)
+        # its journal is kept; a failed unit would only make the whole host look degraded
+        systemd.systemctl("reset-failed", name, check=False)
         code = f"exit code {status.exit_code}" if status.result == "exit-code" else status.result
         raise DeployError(
             f"the migration of release {release} failed ({code}), so nothing of it was started"
             f" and what was serving still serves:\n{output}\n"
             "What the migration has done to the database before it failed is not undone; mend it"
-            " and deploy again.",
-            journal=output,
+            " and deploy again."
         ) from error
     seconds = round(time.monotonic() - clock, 1)
     record(layout, release, "ran here")

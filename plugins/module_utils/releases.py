@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,7 +52,7 @@ class StageRequest:
     Args:
         release: Its id.
         archive: The source as a tar archive, on this host; None where `checkout` is given.
-        checkout: Called with a directory that it makes and fills with the source.
+        checkout: Called with a directory that it fills with the source.
         manifest: What is known of the source (version, digest, commit).
         build: How to build.
         user: The app's user.
@@ -77,7 +77,7 @@ class StageRequest:
     server: str = "uvicorn"
     sandbox: Sandbox = field(default_factory=Sandbox)
     minimum_free_mebibytes: int = 0
-    checkout: Any | None = None
+    checkout: Callable[[Path], None] | None = None
 
 
 def prepare_directories(layout: Layout, request: StageRequest) -> None:
@@ -89,10 +89,10 @@ def prepare_directories(layout: Layout, request: StageRequest) -> None:
         (layout.root / "migrations", 0o700),
     ):
         path.mkdir(mode=mode, parents=True, exist_ok=True)
-        os.chmod(path, mode)
+        path.chmod(mode)
     layout.releases.mkdir(mode=0o750, exist_ok=True)
     shutil.chown(layout.releases, "root", request.user)
-    os.chmod(layout.releases, 0o750)
+    layout.releases.chmod(0o750)
     request.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.chown(request.cache, request.build_user, request.user)
 
@@ -117,6 +117,8 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     shutil.chown(aside, request.build_user, request.user)
     try:
         source = aside / "source"
+        source.mkdir(mode=0o750)
+        shutil.chown(source, request.build_user, request.user)
         if request.archive is not None:
             unpack(request.archive, source, request.build_user)
         elif request.checkout is not None:
@@ -127,7 +129,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
                 f"asgi_app_directory: the source has no directory {request.directory!r}"
             )
         # what runs is always `app`, wherever in the source it lies
-        (aside / "app").symlink_to(os.path.join("source", request.directory))
+        (aside / "app").symlink_to(Path("source") / request.directory)
         builder = Builder(request.build, request.build_user, aside, working, request.cache)
         builder.build()
         if request.build.compile_bytecode:
@@ -151,7 +153,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
         write_atomic(aside / "release.env", f"ASGI_RELEASE={request.release}\n", 0o644)
         write_atomic(aside / "release.json", json.dumps(manifest, indent=2) + "\n", 0o644)
         os.chown(aside, 0, aside.stat().st_gid)
-        os.replace(aside, layout.release(request.release))
+        aside.replace(layout.release(request.release))
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -171,8 +173,6 @@ def refuse_without_room(path: Path, minimum_mebibytes: int) -> None:
 
 def unpack(archive: Path, target: Path, user: str) -> None:
     """Unpacks the source as the build user, who can write nowhere else."""
-    target.mkdir(mode=0o750)
-    shutil.chown(target, user, target.parent.group())
     run(
         ["tar", "--extract", "--gzip", "--no-same-owner", "--directory", str(target)],
         timeout_seconds=600,
@@ -225,8 +225,7 @@ def import_check(layout: Layout, request: StageRequest, release: Path) -> dict[s
         raise DeployError(
             f"{request.entrypoint} of release {request.release} cannot be imported, so the"
             " release was not kept and what was serving still serves:\n"
-            f"{tail(done.stderr or done.stdout)}",
-            output=tail(done.stderr or done.stdout),
+            f"{tail(done.stderr or done.stdout)}"
         )
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -266,6 +265,6 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
     for release in removed:
         # under another name first, so that half a release never has a final name
         aside = layout.releases / f"{BUILDING}{release}"
-        os.replace(layout.release(release), aside)
+        layout.release(release).replace(aside)
         shutil.rmtree(aside)
     return removed

@@ -79,8 +79,8 @@ def locked(layout: Layout) -> Iterator[None]:
         DeployError: Somebody else holds it.
     """
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(layout.lock_file, "a+", encoding="utf-8") as file:
-        os.chmod(layout.lock_file, 0o600)
+    with layout.lock_file.open("a+", encoding="utf-8") as file:
+        layout.lock_file.chmod(0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -202,7 +202,9 @@ def rollout(
         DeployError: What failed, what was put back, and the journal lines.
     """
     started = time.monotonic()
-    read_manifest(layout, release)
+    # in check mode nothing has been built
+    if not check_mode:
+        read_manifest(layout, release)
     current = state.load(layout.state_file)
     recovered = "" if check_mode else recover(layout, current)
     previous = layout.slot_release(layout.serving_slot())

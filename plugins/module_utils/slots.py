@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from . import systemd
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
-from .health import HealthCheck, ask_socket
+from .health import Answer, HealthCheck, ask_socket
 from .layout import CONFIGURATION_FILES, Layout
 
 POLL_SECONDS = 0.2
@@ -165,13 +168,13 @@ def prove(
     """
     started = time.time()
     deadline = time.monotonic() + check.timeout_seconds
-    waiting = {number: "no answer yet" for number in range(1, instances + 1)}
+    waiting = dict.fromkeys(range(1, instances + 1), "no answer yet")
 
     def refuse(number: int, why: str) -> DeployError:
         unit = layout.unit(slot, number)
         # the unit was started a moment before the gate
         lines = systemd.journal([unit], started - 5)
-        return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}", journal=lines)
+        return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}")
 
     def refuse_exited() -> None:
         statuses = systemd.show(layout.units(slot, instances))
@@ -187,23 +190,34 @@ def prove(
                 f" started again {status.restarts} times",
             )
 
+    answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+
+    def question(number: int) -> None:
+        answers.put((number, ask_socket(layout.socket(slot, number), check)))
+
+    # A listener takes a question before its process is up, so it may hang for long: asked in
+    # threads, so that the exit of a process is noticed meanwhile.
+    asked: set[int] = set()
     while waiting:
         refuse_exited()
-        for number in list(waiting):
-            answer = ask_socket(layout.socket(slot, number), check)
+        for number in set(waiting) - asked:
+            threading.Thread(target=question, args=(number,), daemon=True).start()
+            asked.add(number)
+        with contextlib.suppress(queue.Empty):
+            number, answer = answers.get(timeout=POLL_SECONDS)
+            asked.discard(number)
             if answer.healthy:
                 del waiting[number]
-            else:
-                waiting[number] = answer.text
-                break
-        if waiting and time.monotonic() > deadline:
-            number, text = next(iter(waiting.items()))
+                continue
+            waiting[number] = answer.text
+            time.sleep(POLL_SECONDS)
+        if time.monotonic() > deadline:
             refuse_exited()
+            number, text = next(iter(waiting.items()))
             raise refuse(
                 number,
                 f"was not healthy within {check.timeout_seconds:g} s: GET {check.path}: {text}",
             )
-        time.sleep(POLL_SECONDS if waiting else 0)
 
     stable = time.monotonic() + check.stable_seconds
     while time.monotonic() < stable:

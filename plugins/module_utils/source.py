@@ -29,6 +29,17 @@ VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
 DIGEST_LENGTH = 12
 GIT_TIMEOUT_SECONDS = 600
+#: Set for the hooks of git, from which a deploy may be started: they name another repository.
+GIT_REPOSITORY = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_WORK_TREE",
+}
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,19 @@ class Entry:
 
 
 def git(
-    arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> str:
-    """Runs git and returns its output; it never asks for a password."""
+    """Runs git and returns its output; it never asks for a password.
+
+    Args:
+        arguments: What git is to do.
+        directory: Where.
+        environment: Access to the repository (git_access).
+        user: Run as this user; on a host what comes from elsewhere is not root's business.
+    """
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
     variables = {
@@ -58,6 +79,8 @@ def git(
         **git_configuration({"safe.directory": "*"}),
         **(environment or {}),
     }
+    if user is not None:
+        variables["HOME"] = os.devnull
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -66,6 +89,7 @@ def git(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=GIT_TIMEOUT_SECONDS,
+            user=user,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -99,7 +123,7 @@ def git_access(username: str, password: str) -> dict[str, str]:
 
 def hide_credentials(text: str) -> str:
     """Replaces user and password in every URL of a text."""
-    return re.sub(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s]+@", r"\1***@", text)
 
 
 def ignored_by_rule(path: PurePosixPath) -> bool:
@@ -114,6 +138,7 @@ def candidates(source: Path) -> Iterator[str]:
 
     Only .gitignore files count, not a user's own excludes, so that two controllers agree.
     """
+    source = source.resolve()
     inside = any((parent / ".git").exists() for parent in (source, *source.parents))
     listing = ["ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"]
     if inside:
@@ -127,6 +152,11 @@ def candidates(source: Path) -> Iterator[str]:
         nested = source / name
         if nested.is_dir() and not nested.is_symlink():
             # a submodule, or another repository inside this one
+            if not (nested / ".git").exists():
+                raise DeployError(
+                    f"asgi_app_source.path: the submodule {nested} was not fetched;"
+                    " run git submodule update --init --recursive"
+                )
             yield from (f"{name.rstrip('/')}/{inner}" for inner in candidates(nested))
         else:
             yield name
@@ -172,7 +202,7 @@ def entries(source: Path, exclude: Sequence[str] = ()) -> list[Entry]:
         except UnicodeEncodeError as error:
             raise DeployError(f"file name is not UTF-8: {name!r} in {source}") from error
         if path.is_symlink():
-            found.append(Entry(name, "link", os.readlink(path)))
+            found.append(Entry(name, "link", str(path.readlink())))
         elif path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -212,7 +242,11 @@ def pack(source: Path, found: Sequence[Entry], archive: Path) -> None:
 
 
 def resolve_commit(
-    url: str, version: str, directory: Path, environment: Mapping[str, str] | None = None
+    url: str,
+    version: str,
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> str:
     """Returns the commit that a tag, branch or commit of a repository stands for now.
 
@@ -221,7 +255,7 @@ def resolve_commit(
     """
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return version
-    listing = git(["ls-remote", "--", url], directory, environment)
+    listing = git(["ls-remote", "--", url], directory, environment, user)
     refs = {
         name: commit
         for commit, name in (line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
@@ -242,21 +276,27 @@ def resolve_commit(
 
 
 def checkout(
-    url: str, commit: str, target: Path, environment: Mapping[str, str] | None = None
+    url: str,
+    commit: str,
+    target: Path,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> None:
-    """Puts the files of one commit, submodules included, into a new directory."""
-    target.mkdir()
-    git(["init", "--quiet", "."], target)
-    git(["remote", "add", "origin", url], target)
+    """Puts the files of one commit, submodules included, into a directory, made if need be."""
+    target.mkdir(exist_ok=True)
+    git(["init", "--quiet", "."], target, None, user)
+    git(["remote", "add", "origin", url], target, None, user)
     try:
-        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment)
+        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment, user)
     except DeployError:
         # an old server gives out only the tips of branches: take all, then pick
         everything = ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
-        git(everything, target, environment)
-    git(["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", commit], target)
+        git(everything, target, environment, user)
+    quiet = ["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force"]
+    git([*quiet, commit], target, None, user)
     if (target / ".gitmodules").exists():
-        git(["submodule", "--quiet", "update", "--init", "--recursive"], target, environment)
+        submodules = ["submodule", "--quiet", "update", "--init", "--recursive"]
+        git(submodules, target, environment, user)
 
 
 def project_version(source: Path) -> str:
@@ -351,10 +391,14 @@ def git_plan(
 
 
 def host_checkout_plan(
-    url: str, version: str, scratch: Path, access: Mapping[str, str], build: Mapping[str, Any]
+    url: str,
+    version: str,
+    directory: Path,
+    access: Mapping[str, str],
+    build: Mapping[str, Any],
+    user: str,
 ) -> dict[str, str]:
-    """Plans a release of a commit that every host will check out itself."""
-    commit = resolve_commit(url, version, scratch, access)
-    return plan(
-        release_id(f"git.{commit[:7]}", commit, build), "", "", commit, hide_credentials(url), ""
-    )
+    """Plans a release of a commit that every host will check out itself, as the build user."""
+    commit = resolve_commit(url, version, directory, access, user)
+    release = release_id(f"git.{commit[:7]}", commit, build)
+    return plan(release, "", "", commit, hide_credentials(url), "")

@@ -76,10 +76,10 @@ def load(path: Path) -> State:
     Raises:
         DeployError: The file is not ours, broken, or written by a newer version.
     """
-    text = read_text(path)
-    if text is None:
-        return State()
     try:
+        text = read_text(path)
+        if text is None:
+            return State()
         values = json.loads(text)
         if values["format"] > FORMAT:
             raise DeployError(

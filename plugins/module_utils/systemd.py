@@ -141,6 +141,8 @@ def journal(units: Sequence[str], since_seconds: float, lines: int = JOURNAL_LIN
         since_seconds: Only lines after this time, in seconds of the Unix epoch.
         lines: How many at the most.
     """
+    # what a process wrote just before its end may still be on its way to the journal
+    run(["journalctl", "--sync"], timeout_seconds=CALL_TIMEOUT_SECONDS, check=False)
     selectors = [f"--unit={unit}" for unit in units]
     done = run(
         [

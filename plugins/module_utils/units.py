@@ -39,7 +39,8 @@ def exec_word(argument: str) -> str:
     doubled = argument.replace("%", "%%").replace("$", "$$")
     if re.fullmatch(r"[A-Za-z0-9_@%+=:,./*$-]+", doubled):
         return doubled
-    escaped = doubled.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = doubled.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = escaped.replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escaped}"'
 
 

@@ -73,11 +73,6 @@ changes:
   type: list
   elements: str
   sample: [/etc/caddy/sites/blog.caddy]
-journal:
-  description: What the proxy said when it did not take the configuration up.
-  returned: failure to take it up
-  type: str
-  sample: "listen tcp :443: bind: address already in use"
 """
 
 import os

@@ -194,7 +194,6 @@ migrated:
 """
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -288,15 +287,16 @@ def planned(params: dict[str, Any]) -> dict[str, Any]:
     """Plans a release whose source is checked out on the host."""
     source = params["source"]
     access = git_access(source["username"] or "", source["password"] or "")
-    with tempfile.TemporaryDirectory() as scratch:
-        plan = host_checkout_plan(
-            source["git"],
-            source["version"],
-            Path(scratch),
-            access,
-            build_settings(params).identity(params["entrypoint"], params["directory"]),
-        )
+    build = build_settings(params).identity(params["entrypoint"], params["directory"])
+    plan = host_checkout_plan(
+        source["git"], source["version"], Path("/"), access, build, build_user(params)
+    )
     return {"changed": False, "plan": plan}
+
+
+def build_user(params: dict[str, Any]) -> str:
+    """Returns the owner of the release."""
+    return str(params["build_user"] or f"{params['name']}-build")
 
 
 def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str, Any]:
@@ -313,15 +313,15 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     source = params["source"] or {}
     access = git_access(source.get("username") or "", source.get("password") or "")
     user = params["user"] or layout.name
-    build_user = params["build_user"] or f"{layout.name}-build"
+    owner = build_user(params)
     request = StageRequest(
         release=release,
         archive=Path(params["archive"]) if params["archive"] else None,
-        checkout=lambda target: checkout(source["git"], plan["commit"], target, access),
+        checkout=lambda target: checkout(source["git"], plan["commit"], target, access, owner),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
         build=build_settings(params),
         user=user,
-        build_user=build_user,
+        build_user=owner,
         cache=Path(params["cache_dir"]),
         entrypoint=params["entrypoint"],
         directory=params["directory"],

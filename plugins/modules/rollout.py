@@ -165,11 +165,6 @@ memory_max_mebibytes:
   returned: success and not in check mode
   type: int
   sample: 512
-journal:
-  description: The lines that matter of a failed instance.
-  returned: failure of an instance
-  type: str
-  sample: "RuntimeError: no database"
 """
 
 import os

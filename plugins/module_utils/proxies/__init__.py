@@ -10,7 +10,6 @@ the last good one back when that fails.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,9 +79,3 @@ def access_from(values: Mapping[str, Any]) -> ProxyAccess:
     """Reads the access from a module's option or from the recorded settings."""
     known = {key: values[key] for key in ProxyAccess.__dataclass_fields__ if key in values}
     return replace(ProxyAccess(), **known)
-
-
-def ensure_directory(path: Path) -> None:
-    """Makes the directory in which a proxy finds its switch."""
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    os.chmod(path, 0o755)

@@ -119,8 +119,7 @@ class Caddy:
                     apply(restart=not systemd.show([SERVICE])[0].running)
             raise DeployError(
                 f"Caddy did not take up the new configuration; {back}.\n{error.message}\n"
-                f"last lines of its journal:\n{lines}",
-                journal=lines,
+                f"last lines of its journal:\n{lines}"
             ) from error
         return result
 

@@ -1,0 +1,218 @@
+"""The blog of the examples on a real host: how a test deploys it, asks it and loads it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOG = ROOT / "examples" / "blog"
+GROUP = "tests"
+DOMAIN = "blog.test"
+CA_FILE = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+SECRET = "correct-horse-battery-staple"
+#: Every kind of host; the first one is used where one is enough.
+IMAGES = {"web12": "debian12", "web13": "debian13"}
+RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    """Imports a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+client = load_module("load_client", ROOT / "tests" / "load" / "client.py")
+variants = load_module("blog_variants", BLOG / "variants.py")
+
+
+@dataclass
+class Played:
+    """How a playbook ended."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def changed(self) -> int:
+        """Changed tasks of all hosts."""
+        return sum(int(match[3]) for match in RECAP.finditer(self.output))
+
+
+@dataclass
+class Site:
+    """The blog on one host."""
+
+    host: Any
+    directory: Path
+    collections: Path
+    inventory: Path
+    source: Path = BLOG
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def play(self, playbook: str, *, expect: int | None = 0, **variables: Any) -> Played:
+        """Runs a playbook on this host.
+
+        Args:
+            playbook: Name in the collection, or a path.
+            expect: The exit code it must have; None for any.
+            variables: Added to those of the site.
+        """
+        given = self.directory / "variables.json"
+        given.touch(mode=0o600)
+        given.write_text(json.dumps({**self.variables, **variables}))
+        started = time.monotonic()
+        done = subprocess.run(
+            [
+                "ansible-playbook",
+                "--inventory",
+                str(self.inventory),
+                "--limit",
+                self.host.name,
+                "--extra-vars",
+                f"@{given}",
+                playbook,
+            ],
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        if expect is not None:
+            assert (done.returncode == 0) == (expect == 0), output
+        assert SECRET not in output, "a secret was shown"
+        return Played(done.returncode, output, time.monotonic() - started)
+
+    def deploy(self, source: Path | None = None, *, expect: int = 0, **variables: Any) -> Played:
+        """Deploys a source; what was deployed well is what the next variant is made from."""
+        source = source or self.source
+        played = self.play(
+            "asgi.deploy.site", expect=expect, asgi_app_source={"path": str(source)}, **variables
+        )
+        if expect == 0:
+            self.source = source
+        return played
+
+    def variant(self, kind: str, marker: str | None = None, **options: Any) -> Path:
+        """Makes a changed copy of what was deployed last."""
+        target = self.directory / f"{kind}-{marker or ''}-{time.monotonic_ns()}"
+        made: Path = variants.make_variant(kind, self.source, target, marker=marker, **options)
+        return made
+
+    def run(self, command: str, check: bool = True) -> str:
+        """Runs a command on the host as root."""
+        return str(self.host.run(command, check=check).stdout)
+
+    def state(self) -> dict[str, Any]:
+        """What the host remembers."""
+        found: dict[str, Any] = json.loads(self.run("cat /srv/blog/state.json"))
+        return found
+
+    def slot(self) -> str:
+        """The slot that the proxy asks."""
+        return self.run("test -e /srv/blog/serving/green && echo green || echo blue").strip()
+
+    def serving(self) -> str:
+        """The release that the serving slot points at."""
+        return self.run(f"basename $(readlink /srv/blog/slots/{self.slot()})").strip()
+
+    def ca_file(self) -> Path:
+        """The authority of the host's proxy, copied here."""
+        path = self.directory / "ca.crt"
+        path.write_text(self.run(f"cat {CA_FILE}"))
+        return path
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Asks the app through HTTPS; the certificate is verified."""
+        done = subprocess.run(
+            [
+                "curl",
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--max-time",
+                "20",
+                "--cacert",
+                str(self.ca_file()),
+                "--resolve",
+                f"{DOMAIN}:443:{self.host.address}",
+                f"https://{DOMAIN}{path}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def load(self, **options: Any) -> Any:
+        """A load on the site by a client that never retries; start it with `with`."""
+        settings: dict[str, Any] = {
+            "address": self.host.address,
+            "domain": DOMAIN,
+            "ca_file": self.ca_file(),
+            "rate_per_second": 300,
+            "keepalive_get": 3,
+            "new_get": 1,
+            "keepalive_post": 2,
+            "new_post": 1,
+            "get_path": "/api/posts?limit=3",
+            **options,
+        }
+        return client.Load(**settings)
+
+    def stored_ids(self) -> list[str]:
+        """The request ids of all posts in the database."""
+        query = "SELECT request_id FROM posts WHERE request_id IS NOT NULL"
+        return self.run(f'runuser -u postgres -- psql -d blog -Atc "{query}"').split()
+
+
+VARIABLES: dict[str, Any] = {
+    "asgi_app_name": "blog",
+    "asgi_app_entrypoint": "blog.main:app",
+    "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",
+    "asgi_app_environment": {
+        "DATABASE_URL": "postgresql+psycopg://blog@/blog?host=/run/postgresql",
+        "BLOG_TITLE": 'Quotes " and $HOME and %h and \\ arrive',
+        "BLOG_DEBUG_ENDPOINTS": "1",
+    },
+    "asgi_app_secrets": {"BLOG_SECRET_KEY": SECRET},
+    "asgi_service_instances": 2,
+    "asgi_service_memory_max": "256M",
+    "asgi_service_health_path": "/healthz",
+    "asgi_service_health_timeout_seconds": 30,
+    "asgi_migrate_command": "alembic upgrade head",
+    "asgi_proxy_domains": [DOMAIN],
+}
+
+
+def deployed(site: Site) -> Site:
+    """Puts database and app on the host of a site, unless they are there."""
+    if not (site.directory / "ca.crt").exists():
+        site.play(str(BLOG / "deploy" / "prepare.yml"))
+        site.deploy()
+        site.ca_file()
+    return site

@@ -1,0 +1,252 @@
+"""Other sources, installers and certificates, with a second app beside the blog."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sites import ROOT, Site
+
+HELLO = ROOT / "examples" / "hello"
+NAME = "hello-two"
+PASSWORD = "index-pass-word-7"
+WHEEL = "private_greeting-1.0-py3-none-any.whl"
+
+#: A package index that wants a password; it serves the files of its directory.
+INDEX = """
+import base64, http.server, sys
+WANTED = "Basic " + base64.b64encode(sys.argv[1].encode()).decode()
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.headers.get("Authorization") == WANTED:
+            return super().do_GET()
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", "Basic realm=index")
+        self.end_headers()
+http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def second(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Another app on the host of the blog, with a dash in its name and its own certificate."""
+    directory = tmp_path_factory.mktemp("second")
+    shutil.copy(one_site.directory / "ansible.cfg", directory)
+    one_site.run(
+        "mkdir -p /etc/hello && cd /etc/hello &&"
+        " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+        " -subj /CN=hello.test -addext subjectAltName=DNS:hello.test"
+        " -keyout key.pem -out cert.pem 2>/dev/null &&"
+        " chgrp caddy key.pem && chmod 640 key.pem"
+    )
+    return dataclasses.replace(
+        one_site,
+        directory=directory,
+        source=HELLO,
+        variables={
+            "asgi_app_name": NAME,
+            "asgi_app_entrypoint": "hello:app",
+            "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",
+            "asgi_proxy_domains": ["hello.test"],
+            "asgi_proxy_certificate": "files",
+            "asgi_proxy_certificate_file": "/etc/hello/cert.pem",
+            "asgi_proxy_certificate_key_file": "/etc/hello/key.pem",
+            "asgi_proxy_trusted_ca_file": "/etc/hello/cert.pem",
+            "asgi_service_health_stable_seconds": 1,
+        },
+    )
+
+
+def manifest(site: Site) -> str:
+    """The manifest of the release of the second app that serves, as text."""
+    slot = site.run(f"test -e /srv/{NAME}/serving/green && echo green || echo blue").strip()
+    return site.run(f"cat /srv/{NAME}/slots/{slot}/release.json")
+
+
+def answer(site: Site) -> str:
+    """What the second app answers through HTTPS; its certificate is verified."""
+    return site.run(
+        "curl -s --fail --cacert /etc/hello/cert.pem"
+        " --resolve hello.test:443:127.0.0.1 https://hello.test/"
+    )
+
+
+def test_second_app_with_given_certificate_leaves_the_first_alone(
+    one_site: Site, second: Site
+) -> None:
+    """Its own users, slice and site; the blog answers all the while."""
+    release = one_site.serving()
+    second.deploy()
+    assert "Hello from" in answer(second)
+    assert one_site.get("/healthz")["release"] == release
+    group = second.run(f"systemctl show --value -p ControlGroup '{NAME}-blue@1.service'").strip()
+    # a dash would nest the slice below one that is called asgi-hello.slice
+    assert group.startswith("/asgi.slice/asgi-hello\\x2dtwo.slice/"), group
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A Git repository of the second app; its versions by name."""
+    path = tmp_path_factory.mktemp("repository") / "hello.git"
+    shutil.copytree(HELLO, path)
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    git("tag", "--annotate", "--message=one", "v1")
+    found = {"url": str(path), "v1": git("rev-parse", "HEAD")}
+    (path / "hello.py").write_text((path / "hello.py").read_text().replace("Hello", "Servus"))
+    git("commit", "--quiet", "--all", "--message=second")
+    return {**found, "main": git("rev-parse", "HEAD")}
+
+
+def test_git_on_the_controller(second: Site, repository: dict[str, str]) -> None:
+    """Branch and tag; what counts is the commit, so the commit itself changes nothing."""
+    source: dict[str, Any] = {"git": repository["url"]}
+    second.play("asgi.deploy.site", asgi_app_source={**source, "version": "main"})
+    assert repository["main"] in manifest(second)
+    assert "Servus from" in answer(second)
+    second.play("asgi.deploy.site", asgi_app_source={**source, "version": "v1"})
+    assert repository["v1"] in manifest(second)
+    assert "Hello from" in answer(second)
+    again = second.play("asgi.deploy.site", asgi_app_source={**source, "version": repository["v1"]})
+    assert again.changed == 0
+    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source={**source, "version": "v9"})
+    assert "has no tag, branch or commit 'v9'" in wrong.output
+
+
+def test_git_on_the_host(second: Site, repository: dict[str, str]) -> None:
+    """The host itself fetches the commit, as the user who builds."""
+    bundle = Path(repository["url"])
+    second.run("rm -rf /srv/git && mkdir -p /srv/git")
+    archive = subprocess.run(
+        ["tar", "-C", str(bundle), "-c", "."], check=True, capture_output=True
+    ).stdout
+    subprocess.run(
+        [
+            "podman",
+            "exec",
+            "-i",
+            second.host.container,
+            "tar",
+            "-C",
+            "/srv/git",
+            "-x",
+            "--no-same-owner",
+        ],
+        input=archive,
+        check=True,
+    )
+    second.play(
+        "asgi.deploy.site",
+        asgi_app_source={"git": "/srv/git", "version": "main", "checkout": "host"},
+    )
+    assert repository["main"] in manifest(second)
+    assert "Servus from" in answer(second)
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_private_index_without_a_word_of_its_password(
+    second: Site, tmp_path: Path, installer: str
+) -> None:
+    """A package from an index with a password, which no process list, journal or log shows."""
+    with zipfile.ZipFile(tmp_path / WHEEL, "w") as wheel:
+        info = "private_greeting-1.0.dist-info"
+        wheel.writestr("private_greeting.py", f'WORD = "Moin {installer}"\n')
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: private-greeting\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(
+            f"{info}/RECORD",
+            f"private_greeting.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
+        )
+    app = tmp_path / "app"
+    app.mkdir()
+    text = (HELLO / "hello.py").read_text()
+    (app / "hello.py").write_text(
+        "from private_greeting import WORD\n"
+        + text.replace("Hello from", "{word} from").replace(
+            "TEXT.format(", "TEXT.format(word=WORD, "
+        )
+    )
+    (app / "requirements.txt").write_text("uvicorn==0.54.0\nprivate-greeting==1.0\n")
+    second.run("rm -rf /srv/index && mkdir -p /srv/index/simple/private-greeting")
+    for path, content in (
+        (f"/srv/index/simple/private-greeting/{WHEEL}", (tmp_path / WHEEL).read_bytes()),
+        (
+            "/srv/index/simple/private-greeting/index.html",
+            f'<a href="{WHEEL}">{WHEEL}</a>'.encode(),
+        ),
+        ("/srv/index/serve.py", INDEX.encode()),
+    ):
+        subprocess.run(
+            ["podman", "exec", "-i", second.host.container, "sh", "-c", f"cat > '{path}'"],
+            input=content,
+            check=True,
+        )
+    second.run(
+        "systemctl stop index.service watch.service 2>/dev/null; systemctl reset-failed;"
+        " rm -f /srv/ps.log"
+    )
+    # the server's own argv has the password in other clothes: user and password apart
+    second.run(
+        "systemd-run --unit=index --working-directory=/srv/index --quiet python3 -c"
+        f" \"import sys; sys.argv = ['', 'ci:' + '{PASSWORD[::-1]}'[::-1]];"
+        " exec(open('serve.py').read())\""
+    )
+    second.run(
+        "systemd-run --unit=watch --quiet sh -c"
+        " 'while :; do ps -eo user,args >> /srv/ps.log; sleep 0.02; done'"
+    )
+    try:
+        played = second.deploy(
+            app,
+            asgi_app_installer=installer,
+            asgi_app_extra_indexes=[
+                {"url": "http://127.0.0.1:8099/simple/", "username": "ci", "password": PASSWORD}
+            ],
+        )
+    finally:
+        second.run("systemctl stop index.service watch.service")
+    assert f"Moin {installer} from" in answer(second)
+    assert PASSWORD not in played.output
+    watched = second.run("cat /srv/ps.log")
+    assert f"{NAME}-" in watched or "uv" in watched, "the watch saw no build"
+    assert PASSWORD not in watched
+    assert PASSWORD not in second.run("journalctl --no-pager --output=cat")
+    left = second.run(
+        f"grep -rl {PASSWORD} /srv/{NAME} /var/cache/asgi /etc/asgi /opt/asgi", check=False
+    )
+    assert left == ""
+
+
+def test_remove_leaves_the_other_app(one_site: Site, second: Site) -> None:
+    """Units, site, releases, users are gone; the blog serves; a second time changes nothing."""
+    second.play("asgi.deploy.remove", asgi_remove_data=True)
+    assert second.play("asgi.deploy.remove", asgi_remove_data=True).changed == 0
+    assert (
+        second.run(
+            f"ls -d /srv/{NAME} /etc/asgi/{NAME} /var/lib/asgi/{NAME}"
+            f" /etc/systemd/system/{NAME}* /etc/caddy/sites/{NAME}.caddy"
+            " 2>/dev/null",
+            check=False,
+        )
+        == ""
+    )
+    assert second.run(f"systemctl list-units --all --plain --no-legend '{NAME}*'") == ""
+    assert NAME not in second.run("cat /etc/passwd")
+    assert one_site.get("/healthz")["release"] == one_site.serving()
