@@ -27,6 +27,14 @@ def tail(text: str, lines: int = SHOWN_LINES) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
+def identity(user: str | None) -> dict[str, Any]:
+    """Returns the arguments for subprocess to be a user with its primary group and no other."""
+    if user is None or os.geteuid() != 0:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -55,10 +63,6 @@ def run(
     Raises:
         DeployError: The program is missing, failed (with check), or took too long.
     """
-    identity: dict[str, Any] = {}
-    if user is not None and os.geteuid() == 0:
-        entry = pwd.getpwnam(user)
-        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     purpose = f" to {doing}" if doing else ""
     try:
         with Path(input_file or os.devnull).open("rb") as standard_input:
@@ -73,7 +77,7 @@ def run(
                 cwd=directory,
                 umask=umask,
                 check=False,
-                **identity,
+                **identity(user),
             )
     except FileNotFoundError as error:
         raise DeployError(f"cannot run {argv[0]}{purpose}: {error}") from error

@@ -144,7 +144,7 @@ def through_proxy(settings: Settings) -> HealthCheck:
     return HealthCheck(**{**vars(settings.health), "host": settings.access.domain})
 
 
-def recover(layout: Layout, current: state.State) -> str:
+def recover(layout: Layout, current: state.State, settings: Settings) -> str:
     """Finishes or undoes what a run that was killed left behind.
 
     The slot that the proxy asks has passed its gate, so it stays; the other one is stopped.
@@ -156,8 +156,11 @@ def recover(layout: Layout, current: state.State) -> str:
     if not operation:
         return ""
     serving = layout.serving_slot()
-    slots.stop(layout, other_slot(serving))
-    slots.disable(layout, other_slot(serving))
+    idle = other_slot(serving)
+    if slots.connections(layout, idle):
+        slots.settle(layout, idle, settings.settle_seconds, settings.drain_seconds)
+    slots.stop(layout, idle)
+    slots.disable(layout, idle)
     told = f"slot {serving} serves and stays"
     if operation["previous"] is None and not current.good_releases():
         slots.stop(layout, serving)
@@ -206,7 +209,7 @@ def rollout(
     if not check_mode:
         read_manifest(layout, release)
     current = state.load(layout.state_file)
-    recovered = "" if check_mode else recover(layout, current)
+    recovered = "" if check_mode else recover(layout, current, settings)
     previous = layout.slot_release(layout.serving_slot())
     reasons = needed_because(layout, release, settings, force)
     if not reasons:

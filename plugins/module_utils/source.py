@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .commands import identity
 from .errors import DeployError
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
@@ -89,7 +90,7 @@ def git(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=GIT_TIMEOUT_SECONDS,
-            user=user,
+            **identity(user),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -97,7 +98,8 @@ def git(
     if done.returncode != 0:
         reason = hide_credentials(done.stderr.decode(errors="replace").strip())
         raise DeployError(f"git {arguments[0]} failed: {reason}")
-    return done.stdout.decode(errors="surrogateescape")
+    output: bytes = done.stdout
+    return output.decode(errors="surrogateescape")
 
 
 def git_configuration(settings: Mapping[str, str]) -> dict[str, str]:

@@ -238,22 +238,29 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
     )
 
 
+def absent(layout: Layout, check_mode: bool) -> dict[str, Any]:
+    """Removes what runs, where anything is there."""
+    if not layout.root.exists():
+        return {"changed": False}
+    if check_mode:
+        return {"changed": any(layout.slot_release(slot) for slot in SLOTS)}
+    with rollout.locked(layout):
+        return {"changed": rollout.remove(layout)}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)
     layout = layout_from(module.params)
     try:
-        if module.params["state"] == "absent" and module.check_mode:
-            result = {"changed": any(layout.slot_release(slot) for slot in SLOTS)}
+        if module.params["state"] == "absent":
+            result = absent(layout, module.check_mode)
         elif module.check_mode:
             result = serve(module.params, layout, True)
         else:
             with rollout.locked(layout):
-                if module.params["state"] == "absent":
-                    result = {"changed": rollout.remove(layout)}
-                else:
-                    result = serve(module.params, layout, False)
+                result = serve(module.params, layout, False)
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     module.exit_json(**result)

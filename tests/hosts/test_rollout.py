@@ -98,6 +98,9 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
         'runuser -u postgres -- psql -d blog -Atc "SELECT version_num FROM alembic_version"'
     )
     assert columns.strip() == "0003"
+    # files of packages are shared by hard links: two releases and the cache
+    shared = site.run("find /srv/blog/releases/*/venv -type f -links +2 | wc -l")
+    assert int(shared) > 500
 
 
 def test_changed_secret_and_environment_are_a_rollout(one_site: Site) -> None:

@@ -148,6 +148,8 @@ def test_git_on_the_host(second: Site, repository: dict[str, str]) -> None:
         input=archive,
         check=True,
     )
+    # over a path Git reads only what belongs to its user
+    second.run(f"chown -R {NAME}-build /srv/git")
     second.play(
         "asgi.deploy.site",
         asgi_app_source={"git": "/srv/git", "version": "main", "checkout": "host"},
@@ -216,6 +218,7 @@ def test_private_index_without_a_word_of_its_password(
         played = second.deploy(
             app,
             asgi_app_installer=installer,
+            asgi_app_python="/usr/bin/python3",
             asgi_app_extra_indexes=[
                 {"url": "http://127.0.0.1:8099/simple/", "username": "ci", "password": PASSWORD}
             ],
@@ -232,6 +235,39 @@ def test_private_index_without_a_word_of_its_password(
         f"grep -rl {PASSWORD} /srv/{NAME} /var/cache/asgi /etc/asgi /opt/asgi", check=False
     )
     assert left == ""
+
+
+def test_bad_variables_are_refused_before_anything_is_touched(second: Site) -> None:
+    """Every cause with its variable in one answer, no value of a secret, and no change."""
+    fresh = {"asgi_app_name": "hello-three"}
+    refused = second.play(
+        "asgi.deploy.site",
+        expect=2,
+        **fresh,
+        asgi_app_source={"path": str(HELLO)},
+        asgi_app_entrypoint="hello.py",
+        asgi_app_environment={"UVICORN_RELOAD": "1", "WEB_CONCURRENCY": "4"},
+        asgi_app_secrets=f"a text with {PASSWORD}",
+    )
+    for text in (
+        "asgi_app_entrypoint",
+        "UVICORN_RELOAD is refused",
+        "WEB_CONCURRENCY is refused",
+        "asgi_app_secrets: write a dictionary",
+    ):
+        assert text in refused.output
+    assert PASSWORD not in refused.output
+    refused = second.play(
+        "asgi.deploy.site",
+        expect=2,
+        **fresh,
+        asgi_app_source={"path": str(HELLO)},
+        asgi_service_server_arguments=["--reload", "--workers=4"],
+        asgi_service_memory_total="100M",
+    )
+    for text in ("--reload is refused", "--workers is refused", "asgi_service_memory_total"):
+        assert text in refused.output
+    assert second.run("ls -d /srv/hello-three /etc/asgi/hello-three", check=False) == ""
 
 
 def test_remove_leaves_the_other_app(one_site: Site, second: Site) -> None:
