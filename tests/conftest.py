@@ -7,9 +7,11 @@ documentation by it, as on a controller.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
+import pytest
 from ansible.plugins.loader import init_plugin_loader
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -19,10 +21,14 @@ LINK = COLLECTIONS / "ansible_collections" / "asgi" / "deploy"
 LINK.parent.mkdir(parents=True, exist_ok=True)
 if not LINK.is_symlink():
     # another worker of the same run may have been quicker
-    try:
+    with contextlib.suppress(FileExistsError):
         LINK.symlink_to("../../..")
-    except FileExistsError:
-        pass
 init_plugin_loader([str(COLLECTIONS)])
 # helpers of the tests themselves: `from templates.render import ...`
 sys.path.insert(0, str(REPOSITORY / "tests"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prints why a test was skipped: a machine without Caddy proves less, and says so."""
+    if "s" not in config.option.reportchars:
+        config.option.reportchars += "s"

@@ -79,5 +79,7 @@ def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, st
         path = Path(source["path"]).expanduser()
         exclude = source.get("exclude") or []
         return directory_plan(path, exclude, scratch, build, directory)
-    access = git_access(source.get("username") or "", source.get("password") or "")
+    access = git_access(
+        source.get("git") or "", source.get("username") or "", source.get("password") or ""
+    )
     return git_plan(source["git"], str(source["version"]), scratch, access, build, directory)

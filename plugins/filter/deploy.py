@@ -47,6 +47,8 @@ class FilterModule:
             "certificate_kind": validation.certificate_kind,
             "command_line": units.command_line,
             "environment_file": units.environment_file,
+            "fleet_failures": fleet.failures,
+            "fleet_outcome": fleet.outcome,
             "mebibytes": units.mebibytes,
             "migrate_problems": validation.migrate_problems,
             "proxy_problems": validation.proxy_problems,

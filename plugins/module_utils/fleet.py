@@ -85,6 +85,47 @@ def status_line(report: Mapping[str, Any]) -> str:
         f"{report['name']}: {report['release']} in slot {report['slot']},"
         f" {report['instances_running']} of {len(report['instances'])} instances,"
         f" memory {report['memory_mebibytes']} of {report['memory_max_mebibytes']} MiB,"
-        f" {report['restarts']} restarts, last deploy {last.get('at', 'unknown')}"
+        f" {report['restarts']} restarts, "
+        f"last rollout {last.get('at', 'unknown')} was {last.get('status', 'unknown')}"
         f"{' by ' + last['by'] if last.get('by') else ''}"
+        f"{', a run was cut off: the next deploy mends it' if report['operation'] else ''}"
     )
+
+
+def failures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns why which hosts failed in this run.
+
+    Args:
+        hosts: The variables of each host (hostvars).
+    """
+    return {
+        host: str(values["asgi_service_failure"])
+        for host, values in hosts.items()
+        if values.get("asgi_service_failure")
+    }
+
+
+def outcome(hosts: Mapping[str, Mapping[str, Any]], release: str) -> str:
+    """Returns where each host of a fleet stands after a rollout that failed on one of them.
+
+    Args:
+        hosts: The variables of each host, with what the last play has registered.
+        release: What was to serve.
+    """
+    lines = [f"release {release} does not serve; it failed on {', '.join(failures(hosts))}."]
+    for host, values in hosts.items():
+        undone = values.get("__asgi_service_undone") or {}
+        if undone.get("unreachable"):
+            lines.append(
+                f"{host}: cannot be reached, what serves there is not known; run the status"
+                " playbook when it is back, the next deploy brings it along"
+            )
+        elif "release" not in undone:
+            lines.append(f"{host}: the way back failed: {undone.get('msg', 'unknown cause')}")
+        else:
+            serves = undone["release"] or "nothing"
+            how = "after it had moved, taken back" if undone["changed"] else "not moved"
+            lines.append(f"{host}: {serves} serves in slot {undone['slot']} ({how})")
+    for host, cause in failures(hosts).items():
+        lines.append(f"cause on {host}: {cause}")
+    return "\n".join(lines)

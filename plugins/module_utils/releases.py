@@ -241,7 +241,13 @@ def read_manifest(layout: Layout, release: str) -> dict[str, Any]:
     if text is None:
         known = ", ".join(layout.staged_releases()) or "none"
         raise DeployError(f"there is no release {release} on this host; it has: {known}")
-    manifest: dict[str, Any] = json.loads(text)
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise DeployError(
+            f"{layout.manifest(release)} cannot be read ({error}); remove that release's directory"
+            " and deploy it again"
+        ) from error
     return manifest
 
 

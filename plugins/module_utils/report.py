@@ -17,6 +17,7 @@ from .layout import SLOTS, Layout
 from .releases import read_manifest
 
 MINIMUM_SYSTEMD = 247
+PASSWD = Path("/etc/passwd")
 
 
 def instances(layout: Layout, slot: str) -> list[dict[str, Any]]:
@@ -104,7 +105,13 @@ def missing_packages(packages: Sequence[str]) -> list[str]:
     return [package for package in packages if package not in present]
 
 
-def user_problems(layout: Layout, user: str, passwd: Path = Path("/etc/passwd")) -> list[str]:
+def missing_users(users: Sequence[str], passwd: Path = PASSWD) -> list[str]:
+    """Returns which users the host does not have."""
+    present = {line.split(":")[0] for line in passwd.read_text(encoding="utf-8").splitlines()}
+    return [user for user in users if user not in present]
+
+
+def user_problems(layout: Layout, user: str, passwd: Path = PASSWD) -> list[str]:
     """Returns whether the app's user would be a person or another service."""
     for line in passwd.read_text(encoding="utf-8").splitlines():
         name, _password, uid, *_rest = line.split(":")

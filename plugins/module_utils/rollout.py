@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 
 from . import proxies, slots, state, systemd
 from .errors import DeployError
-from .files import link_atomic
 from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
@@ -166,6 +165,16 @@ def recover(layout: Layout, current: state.State, settings: Settings) -> str:
         slots.stop(layout, serving)
         slots.forget(layout, serving)
         told = "it was the first and had not served, it was taken away"
+    switched = layout.slot_release(serving) == operation["release"] != operation["previous"]
+    if switched and current.status(operation["release"]) != state.GOOD:
+        current.record(
+            release=operation["release"],
+            previous=operation["previous"],
+            slot=serving,
+            status=state.GOOD,
+            reason=f"cut off while it was to {operation['step']}",
+            by=operation["by"],
+        )
     current.operation = {}
     state.save(layout.state_file, current)
     return (
@@ -230,8 +239,25 @@ def rollout(
     if reasons:
         serving = layout.serving_slot()
         target = serving if previous is None else other_slot(serving)
+        # going back to what served before is going back to its units and environment too
+        as_it_was = (
+            leave and layout.slot_release(target) == release and bool(current.former_settings)
+        )
+        if as_it_was:
+            recorded = current.former_settings
+            settings = Settings.read(recorded)
         run = Run(
-            layout, release, settings, recorded, current, target, previous, reasons, by, leave
+            layout,
+            release,
+            settings,
+            recorded,
+            current,
+            target,
+            previous,
+            reasons,
+            by,
+            left_status=state.LEFT if leave else "",
+            as_it_was=as_it_was,
         )
         result["cut_connections"] = run.all_steps()
         result["slot"] = target
@@ -242,6 +268,79 @@ def rollout(
     result["changed"] = bool(reasons or recovered or result["pruned"])
     result["seconds"] = round(time.monotonic() - started, 1)
     result.update(slots.memory(layout, result["slot"], settings.instances))
+    return result
+
+
+def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
+    """Takes back what the last rollout of a release did on this host.
+
+    For the hosts of a fleet that moved before another one failed. The other slot still has all
+    that it served with: its release, its units, its environment.
+
+    Args:
+        layout: The app.
+        release: What was rolled out; it is failed from now on.
+        reason: Why, for the history.
+        by: Who asked for it.
+
+    Returns:
+        As `rollout`.
+
+    Raises:
+        DeployError: The way back failed too; what serves was left alone.
+    """
+    started = time.monotonic()
+    current = state.load(layout.state_file)
+    serving = layout.serving_slot()
+    other = other_slot(serving)
+    last = current.history[-1] if current.history else {}
+    moved = (
+        layout.slot_release(serving) == release
+        and last.get("release") == release
+        and last.get("status") == state.GOOD
+    )
+    previous = last.get("previous") if moved else None
+    result: dict[str, Any] = {
+        "changed": moved,
+        "previous": release if moved else None,
+        "release": layout.slot_release(serving),
+        "slot": serving,
+        "reasons": [reason] if moved else [],
+        "cut_connections": 0,
+    }
+    failed = state.REFUSED if previous == release else state.FAILED
+    if moved and previous is None:
+        slots.stop(layout, serving)
+        slots.forget(layout, serving)
+        result["release"] = None
+        current.record(release=release, status=failed, reason=reason, by=by)
+    elif moved:
+        back = layout.slot_release(other)
+        if back != previous:
+            raise DeployError(
+                f"{release} serves and cannot be undone: slot {other} has {back}, not {previous};"
+                " roll back with the rollback playbook"
+            )
+        recorded = current.former_settings
+        run = Run(
+            layout,
+            str(previous),
+            Settings.read(recorded),
+            recorded,
+            current,
+            other,
+            release,
+            [reason],
+            by,
+            left_status=failed,
+            as_it_was=True,
+        )
+        result["cut_connections"] = run.all_steps()
+        result.update(release=previous, slot=other)
+    elif current.status(release) != failed:
+        current.record(release=release, status=failed, reason=reason, by=by)
+    state.save(layout.state_file, current)
+    result["seconds"] = round(time.monotonic() - started, 1)
     return result
 
 
@@ -269,7 +368,8 @@ class Run:
         previous: The release that serves now; None for the first.
         reasons: Why.
         by: Who asked for it.
-        leave: The previous release is not to be gone back to.
+        left_status: What the previous release is from now on, if it is to be noted.
+        as_it_was: Start the target slot with all that it has (undo), not with what is new.
     """
 
     layout: Layout
@@ -281,7 +381,8 @@ class Run:
     previous: str | None
     reasons: Sequence[str]
     by: str
-    leave: bool = False
+    left_status: str = ""
+    as_it_was: bool = False
     switched: bool = False
 
     def step(self, name: str) -> None:
@@ -318,30 +419,32 @@ class Run:
         """
         layout, settings, target = self.layout, self.settings, self.target
         started = time.monotonic()
-        former_link = layout.slot_release(target)
+        before = slots.snapshot(layout, target)
         name = ""
         try:
             with ended_by_signals():
                 for name, action in self.steps_to_serve():
                     self.step(name)
                     action()
-        except DeployError as error:
-            told = self.put_back(former_link)
-            first_line = error.message.splitlines()[0]
-            self.finish(state.FAILED, f"{name}: {first_line}", time.monotonic() - started)
+        except Exception as error:
+            # whatever failed, the way back is the same; it is raised again below
+            told = self.put_back(before)
+            reason = f"{name}: {str(error).splitlines()[0]}"
+            status = state.REFUSED if self.release == self.previous else state.FAILED
+            self.finish(status, reason, time.monotonic() - started)
             raise DeployError(
-                f'release {self.release} was refused at the step "{name}": {error.message}\n'
+                f'release {self.release} was refused at the step "{name}": {error}\n'
                 f"{told}.\n"
                 "Mend the cause and deploy again. The journal stays on the host:"
                 f" journalctl -u '{layout.name}-{target}@*'",
                 step=name,
                 failed_release=self.release,
                 serving_release=self.previous,
-                **error.facts,
             ) from error
+        self.current.former_settings = self.current.settings
         self.current.settings = dict(self.recorded)
-        if self.leave and self.previous not in (None, self.release):
-            self.current.record(release=self.previous, status=state.LEFT, by=self.by)
+        if self.left_status and self.previous not in (None, self.release):
+            self.current.record(release=self.previous, status=self.left_status, by=self.by)
         self.finish(state.GOOD, "; ".join(self.reasons), time.monotonic() - started)
         if self.previous is None:
             return 0
@@ -362,7 +465,8 @@ class Run:
         def prepare() -> None:
             slots.stop(layout, target)
             slots.disable(layout, target)
-            slots.prepare(layout, target, self.release, settings.units)
+            if not self.as_it_was:
+                slots.prepare(layout, target, self.release, settings.units)
 
         return [
             ("prepare the slot", prepare),
@@ -402,7 +506,7 @@ class Run:
                 )
             time.sleep(slots.POLL_SECONDS)
 
-    def put_back(self, former_link: str | None) -> str:
+    def put_back(self, before: slots.Snapshot) -> str:
         """Makes everything what it was before the rollout.
 
         Returns:
@@ -424,10 +528,7 @@ class Run:
             told = f"release {self.previous} was not touched and serves in slot {old}"
         slots.stop(layout, target)
         slots.disable(layout, target)
-        if former_link is None:
-            slots.forget(layout, target)
-        else:
-            link_atomic(layout.slot_link(target), f"../releases/{former_link}")
+        slots.restore(layout, target, before)
         return told
 
 

@@ -85,6 +85,40 @@ def differences(layout: Layout, slot: str, units: SlotUnits, instances: int) -> 
     return found
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a slot is started from, to be put back when it is not to be.
+
+    Args:
+        files: Text of unit and configuration files; None for one that is not there.
+        release: What the slot points at.
+    """
+
+    files: Mapping[Path, str | None]
+    release: str | None
+
+
+def snapshot(layout: Layout, slot: str) -> Snapshot:
+    """Returns what a slot has now."""
+    units = unit_files(layout, slot, SlotUnits("", "", ""))
+    paths = [*units, *configuration_files(layout, slot)]
+    return Snapshot({path: read_text(path) for path in paths}, layout.slot_release(slot))
+
+
+def restore(layout: Layout, slot: str, before: Snapshot) -> None:
+    """Gives a stopped slot what it had."""
+    if before.release is None:
+        remove(layout.slot_link(slot))
+    else:
+        link_atomic(layout.slot_link(slot), f"../releases/{before.release}")
+    for path, text in before.files.items():
+        if text is None:
+            remove(path)
+        elif read_text(path) != text:
+            write_atomic(path, text, mode=0o600 if layout.configuration in path.parents else 0o644)
+    systemd.systemctl("daemon-reload")
+
+
 def prepare(layout: Layout, slot: str, release: str, units: SlotUnits) -> None:
     """Points a slot that is not running at a release and gives it today's configuration."""
     directory = layout.slot_configuration(slot)

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from .commands import identity
 from .errors import DeployError
@@ -74,8 +75,9 @@ def git(
     """
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
+    inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
     variables = {
-        **os.environ,
+        **inherited,
         "GIT_TERMINAL_PROMPT": "0",
         **git_configuration({"safe.directory": "*"}),
         **(environment or {}),
@@ -111,15 +113,18 @@ def git_configuration(settings: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
-def git_access(username: str, password: str) -> dict[str, str]:
+def git_access(url: str, username: str, password: str) -> dict[str, str]:
     """Returns the environment for git over HTTPS with the given credentials, if any.
 
+    They go to the server of the repository only, not to those of its submodules.
     `safe.directory` lets it read a repository of another owner (a checkout made by CI).
     """
     settings = {"safe.directory": "*"}
     if password:
+        parts = urlsplit(url)
         token = base64.b64encode(f"{username}:{password}".encode()).decode()
-        settings["http.extraHeader"] = f"Authorization: Basic {token}"
+        key = f"http.{parts.scheme}://{parts.netloc}/.extraHeader"
+        settings[key] = f"Authorization: Basic {token}"
     return git_configuration(settings)
 
 

@@ -24,6 +24,8 @@ KEPT_EVENTS = 200
 GOOD = "good"
 #: A release that failed on the way to serving.
 FAILED = "failed"
+#: A rollout that failed and says nothing of its release, which served before and after.
+REFUSED = "refused"
 #: A release that was rolled back from; a second rollback does not return to it.
 LEFT = "left"
 
@@ -41,17 +43,19 @@ class State:
         history: One event for each rollout, oldest first: release, previous, slot, status,
             reason, at, seconds, by.
         settings: How the app was last rolled out, so that a rollback needs no variables.
+        former_settings: How it was rolled out before that, to undo the last rollout.
         operation: The rollout under way, or empty; left behind by a run that was killed.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    former_settings: dict[str, Any] = field(default_factory=dict)
     operation: dict[str, Any] = field(default_factory=dict)
 
     def status(self, release: str) -> str:
         """Returns the last known status of a release: good, failed, or nothing."""
         for event in reversed(self.history):
-            if event["release"] == release:
+            if event["release"] == release and event["status"] != REFUSED:
                 return str(event["status"])
         return ""
 
@@ -85,7 +89,12 @@ def load(path: Path) -> State:
             raise DeployError(
                 f"{path} was written by a newer version of asgi.deploy; update this controller"
             )
-        return State(values["history"], values["settings"], values["operation"])
+        return State(
+            values["history"],
+            values["settings"],
+            values.get("former_settings", {}),
+            values["operation"],
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise DeployError(
             f"{path} cannot be read ({error}); move it away: only history is lost,"
@@ -99,6 +108,7 @@ def save(path: Path, state: State) -> None:
         "format": FORMAT,
         "history": state.history,
         "settings": state.settings,
+        "former_settings": state.former_settings,
         "operation": state.operation,
     }
     write_atomic(path, json.dumps(values, indent=1) + "\n", mode=0o640)

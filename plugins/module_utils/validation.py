@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,11 +58,13 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
     directory = values["asgi_app_directory"]
     if directory.startswith("/") or ".." in directory.split("/"):
         problems.append("asgi_app_directory: write a folder inside the source, without '..'")
-    if not values["asgi_app_root"].startswith("/"):
-        problems.append("asgi_app_root: write an absolute path")
+    problems += path_problems("asgi_app_root", [values["asgi_app_root"]])
     if int(values["asgi_app_keep_releases"]) < 2:
         problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
     for index in [values["asgi_app_index"], *values["asgi_app_extra_indexes"]]:
+        if index and not mapping(index).get("url"):
+            problems.append("asgi_app_index, asgi_app_extra_indexes: write {url: https://...}")
+            continue
         if index and "@" in index.get("url", "").split("//")[-1].split("/")[0]:
             problems.append(
                 "asgi_app_index, asgi_app_extra_indexes: a URL must not have credentials in it;"
@@ -75,6 +78,25 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
         for key in sorted(both)
     ]
     return problems
+
+
+def path_problems(variable: str, paths: Sequence[str]) -> list[str]:
+    """Returns what is wrong with paths that are written into unit files."""
+    return [
+        f"{variable}: {path!r} is not usable; write an absolute path without white space,"
+        " quotes, backslash, % and $"
+        for path in paths
+        if not path.startswith("/") or re.search(r"[\s%\"'\\$]", path)
+    ]
+
+
+def size_problems(variable: str, size: str) -> list[str]:
+    """Returns what is wrong with a size."""
+    try:
+        mebibytes(size)
+    except ValueError as error:
+        return [f"{variable}: {error}"]
+    return []
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -145,27 +167,35 @@ def service_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if int(values["asgi_service_instances"]) < 1:
         problems.append("asgi_service_instances: at least 1")
-    try:
-        each = mebibytes(values["asgi_service_memory_max"])
-        total = mebibytes(values["asgi_service_memory_total"])
-        needed = 2 * int(values["asgi_service_instances"]) * each
+    sizes = ("asgi_service_memory_max", "asgi_service_memory_total")
+    wrong = [problem for size in sizes for problem in size_problems(size, values[size])]
+    problems += wrong
+    if not wrong:
+        each, total = (mebibytes(values[size]) for size in sizes)
+        needed = (2 * int(values["asgi_service_instances"]) + 1) * each
         if total < needed:
             problems.append(
                 f"asgi_service_memory_total: {total} MiB cannot hold two slots of"
-                f" {values['asgi_service_instances']} instances with {each} MiB; write at least"
-                f" {needed}M"
+                f" {values['asgi_service_instances']} instances with {each} MiB and a migration;"
+                f" write at least {needed}M"
             )
         if each < 16:
             problems.append("asgi_service_memory_max: no Python server starts with less than 16M")
-    except ValueError as error:
-        problems.append(f"asgi_service_memory_max, asgi_service_memory_total: {error}")
-    if not values["asgi_service_health_path"].startswith("/"):
-        problems.append("asgi_service_health_path: write a path with a leading slash")
+    if not re.fullmatch(r"/[!-~]*", values["asgi_service_health_path"]):
+        problems.append(
+            "asgi_service_health_path: write a path with a leading slash, without white space and"
+            " with other characters than ASCII escaped"
+        )
+    if values["asgi_service_health_host"].startswith("*"):
+        problems.append(
+            "asgi_service_health_host: a wildcard cannot be asked; write the name of a host, or"
+            " put one first in asgi_proxy_domains"
+        )
     problems += [
         f"asgi_service_health_statuses: {status!r} is neither a status like '200' nor a"
         " range like '200-399'"
         for status in map(str, values["asgi_service_health_statuses"])
-        if not STATUS.fullmatch(status)
+        if not STATUS.fullmatch(status) or status[:3] > status[-3:]
     ]
     for variable in (
         "asgi_service_health_timeout_seconds",
@@ -180,11 +210,7 @@ def service_problems(values: Mapping[str, Any]) -> list[str]:
             "asgi_service_settle_seconds: at least 3, the proxy keeps idle"
             " connections to the old slot for 2"
         )
-    problems += [
-        f"asgi_service_writable_paths: {path!r} is not an absolute path"
-        for path in values["asgi_service_writable_paths"]
-        if not path.startswith("/")
-    ]
+    problems += path_problems("asgi_service_writable_paths", values["asgi_service_writable_paths"])
     problems += servers.refused_arguments(
         values["asgi_service_server"], list(map(str, values["asgi_service_server_arguments"]))
     )
@@ -196,6 +222,8 @@ def proxy_problems(values: Mapping[str, Any]) -> list[str]:
     if values["asgi_proxy_provider"] == "none":
         return []
     problems = []
+    if isinstance(values["asgi_proxy_domains"], str):
+        return ["asgi_proxy_domains: write a list, for example [blog.example.com]"]
     domains: Sequence[str] = values["asgi_proxy_domains"]
     if not domains:
         problems.append("asgi_proxy_domains: write at least one, for example [blog.example.com]")
@@ -209,6 +237,13 @@ def proxy_problems(values: Mapping[str, Any]) -> list[str]:
         for domain in sorted({one for one in domains if list(domains).count(one) > 1})
     ]
     kind = certificate_kind(domains, values["asgi_proxy_certificate"])
+    if values["asgi_proxy_certificate"] == "auto" and 0 < sum(map(private_name, domains)) < len(
+        domains
+    ):
+        problems.append(
+            "asgi_proxy_certificate: auto cannot choose, some of asgi_proxy_domains are certified"
+            " by public authorities and some by none; write acme, internal or files"
+        )
     given = [bool(values[f"asgi_proxy_certificate_{part}"]) for part in ("file", "key_file")]
     if kind == "files" and not all(given):
         problems.append(
@@ -271,6 +306,11 @@ def migrate_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if int(values["asgi_migrate_timeout_seconds"]) < 1:
         problems.append("asgi_migrate_timeout_seconds: at least 1")
+    problems += size_problems("asgi_migrate_memory_max", values["asgi_migrate_memory_max"])
+    try:
+        shlex.split(values["asgi_migrate_command"])
+    except ValueError as error:
+        problems.append(f"asgi_migrate_command: {error}")
     if re.search(r"[|;&<>`]", values["asgi_migrate_command"]):
         problems.append(
             "asgi_migrate_command: it is run without a shell; put what needs one into"

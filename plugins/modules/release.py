@@ -286,7 +286,7 @@ def build_settings(params: dict[str, Any]) -> BuildSettings:
 def planned(params: dict[str, Any]) -> dict[str, Any]:
     """Plans a release whose source is checked out on the host."""
     source = params["source"]
-    access = git_access(source["username"] or "", source["password"] or "")
+    access = git_access(source["git"], source["username"] or "", source["password"] or "")
     build = build_settings(params).identity(params["entrypoint"], params["directory"])
     plan = host_checkout_plan(
         source["git"], source["version"], Path("/"), access, build, build_user(params)
@@ -311,7 +311,9 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     if plan["archive"] and not params["archive"]:
         return {**result, "changed": True, "needs_archive": True}
     source = params["source"] or {}
-    access = git_access(source.get("username") or "", source.get("password") or "")
+    access = git_access(
+        source.get("git") or "", source.get("username") or "", source.get("password") or ""
+    )
     user = params["user"] or layout.name
     owner = build_user(params)
     request = StageRequest(

@@ -71,6 +71,12 @@ missing_packages:
   type: list
   elements: str
   sample: [caddy]
+missing_users:
+  description: Those of the app's users that the host does not have.
+  returned: success
+  type: list
+  elements: str
+  sample: [blog, blog-build]
 problems:
   description: Why the app cannot be deployed on this host; empty where it can.
   returned: success
@@ -88,6 +94,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployEr
 from ansible_collections.asgi.deploy.plugins.module_utils.report import (
     host_problems,
     missing_packages,
+    missing_users,
     report,
 )
 
@@ -103,11 +110,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     layout = layout_from(module.params)
     try:
-        problems = host_problems(layout, module.params["user"] or layout.name)
+        user = module.params["user"] or layout.name
+        problems = host_problems(layout, user)
         module.exit_json(
             changed=False,
             app=report(layout),
             missing_packages=missing_packages(module.params["packages"]),
+            missing_users=missing_users([user, f"{layout.name}-build"]),
             problems=problems,
         )
     except DeployError as error:

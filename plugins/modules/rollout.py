@@ -25,9 +25,12 @@ extends_documentation_fragment:
 options:
   state:
     description:
-      - V(serving) rolls out. V(absent) stops both slots and removes their units.
+      - V(serving) rolls out.
+      - V(undone) takes back what the last rollout of O(release) did on this host, and notes that
+        the release has failed; for the hosts of a fleet that moved before another one failed.
+      - V(absent) stops both slots and removes their units.
     type: str
-    choices: [serving, absent]
+    choices: [serving, undone, absent]
     default: serving
   release:
     description: Id of a staged release; by default the one that serves.
@@ -92,6 +95,10 @@ options:
     description: The release that serves now is not to be gone back to later (rollback).
     type: bool
     default: false
+  reason:
+    description: Why a rollout is undone, for the history.
+    type: str
+    default: ""
   by:
     description: Who asked for it, for the history.
     type: str
@@ -191,7 +198,7 @@ SETTINGS = (
 )
 ARGUMENTS = {
     **APP_ARGUMENTS,
-    "state": {"type": "str", "choices": ["serving", "absent"], "default": "serving"},
+    "state": {"type": "str", "choices": ["serving", "undone", "absent"], "default": "serving"},
     "release": {"type": "str"},
     "units": {
         "type": "dict",
@@ -208,6 +215,7 @@ ARGUMENTS = {
     "keep_releases": {"type": "int", "default": 5},
     "restart": {"type": "bool", "default": False},
     "leave": {"type": "bool", "default": False},
+    "reason": {"type": "str", "default": ""},
     "by": {"type": "str", "default": ""},
 }
 
@@ -238,6 +246,14 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
     )
 
 
+def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Takes a rollout back."""
+    if check_mode:
+        return {"changed": layout.slot_release(layout.serving_slot()) == params["release"]}
+    with rollout.locked(layout):
+        return rollout.undo(layout, params["release"], params["reason"], params["by"])
+
+
 def absent(layout: Layout, check_mode: bool) -> dict[str, Any]:
     """Removes what runs, where anything is there."""
     if not layout.root.exists():
@@ -250,12 +266,18 @@ def absent(layout: Layout, check_mode: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Runs the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        required_if=[("state", "undone", ["release"])],
+        supports_check_mode=True,
+    )
     os.umask(0o022)
     layout = layout_from(module.params)
     try:
         if module.params["state"] == "absent":
             result = absent(layout, module.check_mode)
+        elif module.params["state"] == "undone":
+            result = undone(layout, module.params, module.check_mode)
         elif module.check_mode:
             result = serve(module.params, layout, True)
         else:

@@ -6,16 +6,17 @@ The blog of the examples is put on each of them with the collection, as a user w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import collection
 import lab
 import pytest
-from sites import GROUP, IMAGES, ROOT, VARIABLES, Site, deployed
+from sites import FIRST, IMAGES, ROOT, VARIABLES, Site, collections_config, deploy_blog
 
 
-def installed_collection() -> Path:
+@pytest.fixture(scope="session")
+def collections() -> Path:
     """Builds the collection and installs the artefact, as a user gets it."""
     target = ROOT / ".cache" / "tests"
     target.mkdir(parents=True, exist_ok=True)
@@ -23,35 +24,60 @@ def installed_collection() -> Path:
     return target / "collections"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --host, so that each kind of host can have a run of its own."""
+    parser.addoption("--host", choices=sorted(IMAGES), help="only the tests of this host")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests of other hosts than --host names."""
+    only = config.getoption("--host")
+    if only is None:
+        return
+
+    def belongs(item: pytest.Item) -> bool:
+        assert isinstance(item, pytest.Function)
+        if hasattr(item, "callspec") and "site" in item.callspec.params:
+            return bool(item.callspec.params["site"] == only)
+        return bool(only == FIRST)
+
+    left_out = [item for item in items if not belongs(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if belongs(item)]
+
+
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
-    """All hosts, each with the blog and its database."""
-    directory = tmp_path_factory.mktemp("hosts")
-    inventory = directory / "hosts.yml"
-    collections = installed_collection()
-    lab.down(GROUP)
-    sites = {}
+def site_on(
+    tmp_path_factory: pytest.TempPathFactory, collections: Path
+) -> Iterator[Callable[[str], Site]]:
+    """Makes the site on a host, the first time with a new host and the blog on it."""
+    sites: dict[str, Site] = {}
+
+    def make(name: str) -> Site:
+        if name not in sites:
+            directory = tmp_path_factory.mktemp(name)
+            (directory / "ansible.cfg").write_text(collections_config(collections))
+            inventory = directory / "hosts.yml"
+            lab.down(f"tests-{name}")
+            (host,) = lab.up(f"tests-{name}", {name: IMAGES[name]}, inventory)
+            sites[name] = Site(host, directory, inventory, variables=VARIABLES)
+            deploy_blog(sites[name])
+        return sites[name]
+
     try:
-        for host in lab.up(GROUP, IMAGES, inventory):
-            own = directory / host.name
-            own.mkdir()
-            (own / "ansible.cfg").write_text(
-                f"[defaults]\ncollections_path = {collections}\nnocows = true\n"
-                "[ssh_connection]\npipelining = true\n"
-            )
-            sites[host.name] = Site(host, own, collections, inventory, variables=VARIABLES)
-        yield sites
+        yield make
     finally:
-        lab.down(GROUP)
+        for name in IMAGES:
+            lab.down(f"tests-{name}")
 
 
 @pytest.fixture(scope="session", params=IMAGES)
-def site(request: pytest.FixtureRequest, hosts: dict[str, Site]) -> Site:
+def site(request: pytest.FixtureRequest, site_on: Callable[[str], Site]) -> Site:
     """The blog on each kind of host."""
-    return deployed(hosts[request.param])
+    return site_on(request.param)
 
 
 @pytest.fixture(scope="session")
-def one_site(hosts: dict[str, Site]) -> Site:
+def one_site(site_on: Callable[[str], Site]) -> Site:
     """The blog on one host, where the kind of host does not matter."""
-    return deployed(hosts[next(iter(IMAGES))])
+    return site_on(FIRST)

@@ -16,12 +16,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOG = ROOT / "examples" / "blog"
-GROUP = "tests"
 DOMAIN = "blog.test"
 CA_FILE = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 SECRET = "correct-horse-battery-staple"
-#: Every kind of host; the first one is used where one is enough.
+#: Every kind of host; one is enough for what does not depend on it.
 IMAGES = {"web12": "debian12", "web13": "debian13"}
+FIRST = "web12"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
 
@@ -60,7 +60,6 @@ class Site:
 
     host: Any
     directory: Path
-    collections: Path
     inventory: Path
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
@@ -82,8 +81,7 @@ class Site:
                 "ansible-playbook",
                 "--inventory",
                 str(self.inventory),
-                "--limit",
-                self.host.name,
+                *(["--limit", self.host.name] if self.host else []),
                 "--extra-vars",
                 f"@{given}",
                 playbook,
@@ -209,10 +207,15 @@ VARIABLES: dict[str, Any] = {
 }
 
 
-def deployed(site: Site) -> Site:
-    """Puts database and app on the host of a site, unless they are there."""
-    if not (site.directory / "ca.crt").exists():
-        site.play(str(BLOG / "deploy" / "prepare.yml"))
-        site.deploy()
-        site.ca_file()
-    return site
+def collections_config(collections: Path) -> str:
+    """The ansible.cfg of a site."""
+    return (
+        f"[defaults]\ncollections_path = {collections}\nnocows = true\n"
+        "[ssh_connection]\npipelining = true\n"
+    )
+
+
+def deploy_blog(site: Site) -> None:
+    """Puts database and app on the host of a site."""
+    site.play(str(BLOG / "deploy" / "prepare.yml"))
+    site.deploy()

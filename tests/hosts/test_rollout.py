@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sites import Site
 
 #: What the issue of this project asks for at least.
@@ -115,19 +113,3 @@ def test_changed_secret_and_environment_are_a_rollout(one_site: Site) -> None:
     assert one_site.slot() != slot
     page = one_site.run(f"curl -s --unix-socket /run/asgi/blog/{one_site.slot()}/1.sock http://x/")
     assert "Another title" in page
-
-
-def test_site_again_changes_nothing_and_is_quick(site: Site, tmp_path: Path) -> None:
-    """0 changed, within 4 times of an empty play with facts against the same host."""
-    site.deploy()
-    empty = tmp_path / "empty.yml"
-    empty.write_text("- hosts: asgi\n  gather_facts: true\n  tasks: []\n")
-    floor = min(site.play(str(empty)).seconds for _ in range(3))
-    runs = [site.deploy() for _ in range(3)]
-    again = min(run.seconds for run in runs)
-    print(
-        f"{site.host.name}: empty play with facts {floor:.2f} s, site again {again:.2f} s,"
-        f" {again / floor:.2f} times"
-    )
-    assert [run.changed for run in runs] == [0, 0, 0]
-    assert again <= 4 * floor

@@ -94,6 +94,9 @@ class Caddy:
             }
             for path in changed
         ]
+        if not files and not changed:
+            # what was to be taken away is not there
+            return {"changed": False, "changes": [], "diff": []}
         running = systemd.show([SERVICE])[0]
         result = {
             "changed": bool(changed) or not (running.running and running.enabled),

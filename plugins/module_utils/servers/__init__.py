@@ -59,7 +59,8 @@ class Server(Protocol):
 
 SERVERS: dict[str, Server] = {"uvicorn": uvicorn.Uvicorn()}
 
-#: Environment keys that servers read as flags, by their beginning.
+#: Environment keys that servers read as flags; one with `_` at its end stands for all with
+#: this beginning.
 REFUSED_ENVIRONMENT = {
     "UVICORN_": "uvicorn reads it as a flag",
     "GRANIAN_": "granian reads it as a flag",
@@ -104,5 +105,5 @@ def refused_environment(keys: Sequence[str], variable: str) -> list[str]:
         f"{variable}: {key} is refused: {reason}"
         for key in keys
         for beginning, reason in REFUSED_ENVIRONMENT.items()
-        if key.startswith(beginning)
+        if key == beginning or (beginning.endswith("_") and key.startswith(beginning))
     ]

@@ -1,0 +1,33 @@
+# The commands of the project. Each is a program in tools/, with options of its own (--help).
+PYTHON ?= python3
+
+help:  ## Show this
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo:  ## Deploy examples/blog to a real host, or what has changed since; prints where to look
+	@$(PYTHON) tools/demo.py
+
+demo-clean:  ## Remove the demo's host and files
+	@$(PYTHON) tools/demo.py clean
+
+test:  ## Run all checks, as CI does
+	@$(PYTHON) tools/check.py
+
+lint:  ## Only style, types and Ansible's rules
+	@$(PYTHON) tools/check.py lint
+
+unit:  ## Only what needs no host
+	@$(PYTHON) tools/check.py unit
+
+molecule:  ## Only the Molecule scenarios
+	@$(PYTHON) tools/check.py molecule
+
+host-tests:  ## Only the tests of releases, failures and reboots on real hosts
+	@$(PYTHON) tools/check.py hosts
+
+clean: demo-clean  ## Remove everything that was made here
+	@$(PYTHON) tools/lab.py down --all
+	@rm -rf .ansible .cache .venv tests/output
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-clean test lint unit molecule host-tests clean

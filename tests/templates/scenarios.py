@@ -1,0 +1,93 @@
+"""What users set, from the least to nearly everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MINIMAL: dict[str, Any] = {
+    "asgi_app_name": "blog",
+    "asgi_app_source": {"path": "/src/blog"},
+    "asgi_app_entrypoint": "blog.main:app",
+    # what the role app has found out
+    "asgi_app_release": "1.0.0-3f2a9c81b0d4",
+    "asgi_proxy_domains": ["blog.test"],
+    "asgi_migrate_command": "alembic upgrade head",
+}
+FULL: dict[str, Any] = {
+    **MINIMAL,
+    "asgi_app_name": "my-app",
+    "asgi_app_root": "/data/my-app",
+    "asgi_app_user": "web",
+    "asgi_app_entrypoint": "my.app:create",
+    "asgi_app_factory": True,
+    "asgi_service_server_arguments": ["--header", "X-Load: 50% of $HOME", "--limit-concurrency", 9],
+    "asgi_service_root_path": "/blog",
+    "asgi_service_log_level": "debug",
+    "asgi_service_instances": 3,
+    "asgi_service_memory_max": "256M",
+    "asgi_service_memory_total": "4G",
+    "asgi_service_restart_seconds": 0.5,
+    "asgi_service_start_limit_burst": 5,
+    "asgi_service_start_limit_interval_seconds": 60,
+    "asgi_service_after": [],
+    "asgi_service_graceful_timeout_seconds": 60,
+    "asgi_service_outbound_network": False,
+    "asgi_service_jit": True,
+    "asgi_service_full_proc": True,
+    "asgi_service_writable_paths": ["/data/media", "/data/index"],
+    "asgi_service_socket_group": "haproxy",
+    "asgi_migrate_command": "python -m manage migrate --at '100% done'",
+    "asgi_migrate_timeout_seconds": 30,
+    "asgi_migrate_memory_max": "1G",
+}
+#: As users of an INI inventory or `--extra-vars key=value` have them: everything is text.
+TEXT: dict[str, Any] = {
+    **MINIMAL,
+    "asgi_app_factory": "false",
+    "asgi_service_instances": "2",
+    "asgi_service_graceful_timeout_seconds": "20",
+    "asgi_service_outbound_network": "true",
+    "asgi_service_jit": "false",
+    "asgi_service_full_proc": "no",
+    "asgi_proxy_hsts_max_age_seconds": "0",
+}
+SCENARIOS = {"minimal": MINIMAL, "full": FULL, "text": TEXT}
+
+CERTIFICATES: dict[str, dict[str, Any]] = {
+    "internal": {"asgi_proxy_certificate": "internal"},
+    "acme": {"asgi_proxy_domains": ["blog.example.com", "www.example.com"]},
+    "acme with an account": {
+        "asgi_proxy_domains": ["blog.example.com"],
+        "asgi_proxy_acme_email": "ops@example.com",
+    },
+    "acme of a company": {
+        "asgi_proxy_certificate": "acme",
+        "asgi_proxy_acme_email": "ops@example.com",
+        "asgi_proxy_acme_directory_url": "https://ca.example.com/acme/directory",
+        "asgi_proxy_acme_ca_file": "/etc/ssl/company.pem",
+        "asgi_proxy_acme_eab_key_id": "key-1",
+        "asgi_proxy_acme_eab_mac_key": "bWFjLWtleQ",
+    },
+    "acme without an address": {
+        "asgi_proxy_certificate": "acme",
+        "asgi_proxy_acme_directory_url": "https://ca.example.com/acme/directory",
+    },
+    "files": {
+        "asgi_proxy_certificate": "files",
+        "asgi_proxy_certificate_file": "/etc/ssl/blog.pem",
+        "asgi_proxy_certificate_key_file": "/etc/ssl/blog.key",
+    },
+}
+SITES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "three instances": {"asgi_service_instances": 3},
+    "without compression": {"asgi_proxy_compression": []},
+    "other ports and limits": {
+        "asgi_proxy_https_port": 8443,
+        "asgi_proxy_http_port": 8080,
+        "asgi_proxy_request_body_max": "2GB",
+        "asgi_proxy_request_header_max": "16KB",
+        "asgi_proxy_upstream_timeout_seconds": 5,
+        "asgi_proxy_hsts_max_age_seconds": 0,
+    },
+}

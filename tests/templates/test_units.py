@@ -1,0 +1,305 @@
+"""The unit files of an app say what supervision, limits and sandbox need."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import FIXED
+from templates.render import render, templates, value
+from templates.scenarios import FULL, MINIMAL, SCENARIOS
+from templates.units import Unit, read_unit, seconds, size_bytes
+
+UNITS = "etc/systemd/system"
+SANDBOX_KEYS = {key for key, _value in FIXED}
+
+
+@pytest.fixture(params=SCENARIOS)
+def given(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a user has set."""
+    return SCENARIOS[request.param]
+
+
+def unit(role: str, name: str, given: dict[str, Any]) -> Unit:
+    """Renders a unit file and reads it."""
+    return read_unit(render(role, f"{UNITS}/{name}", given))
+
+
+def only(values: list[str]) -> str:
+    """Returns the one value of a key."""
+    (found,) = values
+    return found
+
+
+@pytest.mark.parametrize(("role", "template"), templates(), ids="/".join)
+def test_every_file_says_in_its_first_line_who_manages_it(role: str, template: str) -> None:
+    text = render(role, template, FULL)
+    assert re.match(r"# Managed by asgi\.deploy: changes here are lost at the next \w+\.\n", text)
+    assert "{{" not in text
+    assert "{%" not in text
+    assert text.endswith("\n")
+    assert not re.search(r"\n\n\n", text)
+
+
+# --- an instance ----------------------------------------------------------------------------------
+
+
+def test_an_instance_is_always_started_again(given: dict[str, Any]) -> None:
+    found = unit("service", "slot@.service", given)
+    service = found["Service"]
+    assert only(service["Restart"]) == "always"
+    assert 0 < seconds(only(service["RestartSec"])) <= 5
+    # exec: a program that cannot be run is a failed start, not a later surprise
+    assert only(service["Type"]) == "exec"
+    # a start limit that is reached while the app is broken for a minute would give it up
+    burst, interval = found["Unit"]["StartLimitBurst"], found["Unit"]["StartLimitIntervalSec"]
+    assert int(only(burst)) >= 5
+    assert seconds(only(interval)) >= 0
+
+
+def test_an_instance_has_time_to_finish_and_all_of_it_is_killed_after(
+    given: dict[str, Any],
+) -> None:
+    service = unit("service", "slot@.service", given)["Service"]
+    command = shlex.split(only(service["ExecStart"]))
+    graceful = float(command[command.index("--timeout-graceful-shutdown") + 1])
+    assert graceful == float(given.get("asgi_service_graceful_timeout_seconds", 10))
+    assert seconds(only(service["TimeoutStopSec"])) > graceful
+    # SIGTERM goes to the server, SIGKILL to all that it started
+    assert only(service["KillMode"]) == "mixed"
+
+
+def test_memory_is_limited_for_each_instance_and_for_all(given: dict[str, Any]) -> None:
+    service = unit("service", "slot@.service", given)["Service"]
+    whole = unit("service", "app.slice", given)["Slice"]
+    each, total = (size_bytes(only(values["MemoryMax"])) for values in (service, whole))
+    instances = int(given.get("asgi_service_instances", 1))
+    assert total >= 2 * instances * each
+    assert only(service["MemorySwapMax"]) == only(whole["MemorySwapMax"]) == "0"
+    name = given["asgi_app_name"].replace("-", "\\x2d")
+    assert only(service["Slice"]) == f"asgi-{name}.slice"
+
+
+def test_an_instance_runs_the_release_of_its_slot_as_the_apps_user(given: dict[str, Any]) -> None:
+    service = unit("service", "slot@.service", given)["Service"]
+    root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
+    user = given.get("asgi_app_user", given["asgi_app_name"])
+    assert only(service["User"]) == only(service["Group"]) == user
+    assert only(service["WorkingDirectory"]) == f"{root}/slots/%j/app"
+    assert only(service["ExecStart"]).startswith(f"{root}/slots/%j/venv/bin/python -m uvicorn ")
+    # the environment that the slot was started with, not the one of the next rollout
+    directory = f"/etc/asgi/{given['asgi_app_name']}/%j"
+    assert service["EnvironmentFile"] == [
+        f"{directory}/environment",
+        f"{directory}/secrets",
+        f"{root}/slots/%j/release.env",
+    ]
+
+
+def test_the_command_is_that_of_the_server_with_every_argument_whole(
+    given: dict[str, Any],
+) -> None:
+    line = only(unit("service", "slot@.service", given)["Service"]["ExecStart"])
+    assert "--reload" not in line
+    assert "--workers" not in line
+    # outside the interpreter's path no specifier and no variable is expanded
+    arguments = line.split(" ", 1)[1].replace("%%", "").replace("$$", "")
+    assert "%" not in arguments
+    assert "$" not in arguments
+    command = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]
+    assert command[3] == given["asgi_app_entrypoint"]
+    more = [str(word) for word in given.get("asgi_service_server_arguments", [])]
+    assert command[len(command) - len(more) :] == more
+    assert ("--factory" in command) is (given.get("asgi_app_factory") is True)
+
+
+def test_the_sandbox_is_whole(given: dict[str, Any]) -> None:
+    for role, name in (("service", "slot@.service"), ("migrate", "migrate@.service")):
+        service = unit(role, name, given)["Service"]
+        found = [(key, text) for key, texts in service.items() for text in texts]
+        assert [pair for pair in FIXED if pair not in found] == []
+
+
+def test_the_migration_runs_in_the_sandbox_of_the_app(given: dict[str, Any]) -> None:
+    """What it may do beyond the fixed set is what the app may do, and it runs as its user."""
+    app = unit("service", "slot@.service", given)["Service"]
+    migration = unit("migrate", "migrate@.service", given)["Service"]
+    same = SANDBOX_KEYS | {"MemoryDenyWriteExecute", "ProcSubset", "PrivateNetwork", "User"}
+    same |= {
+        "RestrictAddressFamilies",
+        "IPAddressDeny",
+        "ReadWritePaths",
+        "Slice",
+        "StateDirectory",
+    }
+    assert {key: app.get(key) for key in same} == {key: migration.get(key) for key in same}
+
+
+def test_switches_of_the_sandbox_are_off_by_default() -> None:
+    service = unit("service", "slot@.service", MINIMAL)["Service"]
+    assert only(service["MemoryDenyWriteExecute"]) == "yes"
+    assert only(service["ProcSubset"]) == "pid"
+    assert only(service["RestrictAddressFamilies"]) == "AF_UNIX AF_INET AF_INET6"
+    assert "ReadWritePaths" not in service
+    full = unit("service", "slot@.service", FULL)["Service"]
+    assert only(full["RestrictAddressFamilies"]) == "AF_UNIX"
+    assert full["ReadWritePaths"] == FULL["asgi_service_writable_paths"]
+    assert "MemoryDenyWriteExecute" not in full
+    assert "ProcSubset" not in full
+
+
+def test_the_listener_belongs_to_systemd_and_only_the_proxy_opens_it(given: dict[str, Any]) -> None:
+    found = unit("service", "slot@.socket", given)
+    listener, name = found["Socket"], given["asgi_app_name"]
+    assert only(listener["ListenStream"]) == f"/run/asgi/{name}/%j/%i.sock"
+    assert only(listener["SocketMode"]) == "0660"
+    assert only(listener["SocketUser"]) == "root"
+    assert only(listener["SocketGroup"]) == given.get("asgi_service_socket_group", "caddy")
+    # connections wait here while an instance starts again
+    assert int(only(listener["Backlog"])) >= 1024
+    service = unit("service", "slot@.service", given)["Unit"]
+    assert only(service["Requires"]) == "%p@%i.socket"
+    assert "%p@%i.socket" in only(service["After"]).split()
+
+
+def test_both_units_can_be_enabled_for_the_next_boot(given: dict[str, Any]) -> None:
+    for name, target in (("service", "multi-user.target"), ("socket", "sockets.target")):
+        assert only(unit("service", f"slot@.{name}", given)["Install"]["WantedBy"]) == target
+
+
+@pytest.mark.parametrize(
+    ("provider", "group"), [("caddy", "caddy"), ("none", "www-data"), (None, "caddy")]
+)
+def test_the_group_of_the_sockets_is_that_of_the_proxy(provider: str | None, group: str) -> None:
+    given = MINIMAL if provider is None else {**MINIMAL, "asgi_proxy_provider": provider}
+    assert only(unit("service", "slot@.socket", given)["Socket"]["SocketGroup"]) == group
+
+
+# --- the migration --------------------------------------------------------------------------------
+
+
+def test_a_migration_runs_once_within_its_limits(given: dict[str, Any]) -> None:
+    found = unit("migrate", "migrate@.service", given)
+    service = found["Service"]
+    assert only(service["Type"]) == "oneshot"
+    # a oneshot unit has no limit of its own, and one that is started again is run twice
+    timeout = given.get("asgi_migrate_timeout_seconds", 600)
+    assert seconds(only(service["TimeoutStartSec"])) == timeout
+    assert "Restart" not in service
+    assert "Install" not in found
+    size = given.get("asgi_migrate_memory_max", given.get("asgi_service_memory_max", "512M"))
+    assert only(service["MemoryMax"]) == size
+
+
+def test_a_migration_runs_the_code_of_its_release(given: dict[str, Any]) -> None:
+    service = unit("migrate", "migrate@.service", given)["Service"]
+    root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
+    assert only(service["WorkingDirectory"]) == f"{root}/releases/%i/app"
+    (path,) = [text for text in service["Environment"] if text.startswith("PATH=")]
+    assert path.startswith(f"PATH={root}/releases/%i/venv/bin:")
+    line = only(service["ExecStart"]).replace("%%", "%")
+    assert shlex.split(line) == ["/usr/bin/env", *shlex.split(given["asgi_migrate_command"])]
+
+
+# --- the proxy ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("install", "program"),
+    [
+        ("package", "/usr/bin/caddy"),
+        ("binary", "/usr/local/bin/caddy"),
+        ("archive", "/usr/local/bin/caddy"),
+    ],
+)
+def test_the_unit_of_caddy(install: str, program: str) -> None:
+    given = {**MINIMAL, "asgi_proxy_caddy_install": install}
+    service = unit("proxy", "caddy.service", given)["Service"]
+    main_file = render("proxy", "etc/caddy/Caddyfile", given)
+    grace = re.search(r"grace_period (\d+)s", main_file)
+    assert grace is not None
+    assert seconds(only(service["TimeoutStopSec"])) > float(grace[1])
+    assert only(service["Restart"]) == "always"
+    assert only(service["ExecStart"]).split()[0] == program
+    assert only(service["ExecReload"]).split()[0] == program
+    assert only(service["User"]) == "caddy"
+    # ports below 1024, and nothing else that root can do
+    assert only(service["CapabilityBoundingSet"]) == "CAP_NET_BIND_SERVICE"
+    # it makes a socket for its administration in there
+    assert only(service["RuntimeDirectory"]) == "caddy"
+    assert "unix//run/caddy/" in main_file
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+def test_what_a_rollout_is_told_is_typed_and_complete(given: dict[str, Any]) -> None:
+    """Modules get it as a dictionary, whose values nobody converts."""
+    found = value("service", "asgi_service_proxy", given)
+    assert found["domain"] == "blog.test"
+    assert isinstance(found["port"], int)
+    assert isinstance(found["timeout_seconds"], float)
+    # a name under .test is certified by Caddy's own authority
+    assert found["ca_file"].endswith("/pki/authorities/local/root.crt")
+
+
+@pytest.mark.parametrize(
+    ("given", "authority"),
+    [
+        ({"asgi_proxy_domains": ["blog.example.com"]}, ""),
+        ({"asgi_proxy_trusted_ca_file": "/etc/ssl/company.pem"}, "/etc/ssl/company.pem"),
+        ({"asgi_proxy_certificate": "acme"}, ""),
+        ({"asgi_proxy_provider": "none"}, ""),
+    ],
+)
+def test_the_authority_is_the_systems_unless_caddy_is_its_own(
+    given: dict[str, Any], authority: str
+) -> None:
+    assert value("service", "asgi_service_proxy", {**MINIMAL, **given})["ca_file"] == authority
+
+
+def test_without_a_proxy_the_app_is_asked_as_localhost() -> None:
+    given = {key: text for key, text in MINIMAL.items() if key != "asgi_proxy_domains"}
+    assert value("service", "asgi_service_health_host", given) == "localhost"
+
+
+@pytest.mark.parametrize("role", ["app", "migrate", "service", "proxy"])
+def test_no_scenario_has_a_problem(role: str, given: dict[str, Any]) -> None:
+    assert value(role, f"__asgi_{role}_problems", given) == []
+
+
+def test_systemd_finds_no_fault(given: dict[str, Any], tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not on this machine")
+    name = given["asgi_app_name"]
+    root = given.get("asgi_app_root", f"/srv/{name}")
+    escaped = name.replace("-", "\\x2d")
+    files = {
+        f"{name}-green@1.service": render("service", f"{UNITS}/slot@.service", given),
+        f"{name}-green@1.socket": render("service", f"{UNITS}/slot@.socket", given),
+        f"asgi-{escaped}.slice": render("service", f"{UNITS}/app.slice", given),
+        f"{name}-migrate@1.0.0-abc.service": render("migrate", f"{UNITS}/migrate@.service", given),
+        "caddy.service": render("proxy", f"{UNITS}/caddy.service", given),
+    }
+    paths = []
+    for file_name, text in files.items():
+        paths.append(tmp_path / file_name)
+        # the programs are not on this machine, and are none of this test
+        runnable = text.replace(f"{root}/slots/%j/venv/bin/python", "/bin/true")
+        paths[-1].write_text(runnable.replace("/usr/bin/caddy", "/bin/true"), encoding="utf-8")
+    done = subprocess.run(
+        [program, "verify", "--man=no", *paths],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "PATH": "/usr/bin:/bin"},
+    )
+    told = [line for line in done.stderr.splitlines() if any(file in line for file in files)]
+    assert told == [], done.stderr
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,52 @@
+"""An app's layout below a directory of the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import layout as layout_module
+from ansible_collections.asgi.deploy.plugins.module_utils import systemd
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+
+
+class TestLayout(Layout):
+    """Keeps the environment files inside the test's directory too."""
+
+    __test__ = False
+
+    @property
+    def configuration(self) -> Path:
+        """Beside the root, where the real one is /etc/asgi."""
+        return self.root.parent / "configuration"
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """An app that was never deployed; its units go to a directory of the test."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(layout_module, "SYSTEM_UNITS", units)
+    # the default of `directory` was bound when the function was made
+    monkeypatch.setattr(systemd.enabled, "__defaults__", (units,))
+    root = tmp_path / "root"
+    for directory in ("releases", "slots", "serving"):
+        (root / directory).mkdir(parents=True)
+    found = TestLayout("blog", root)
+    found.configuration.mkdir()
+    return found
+
+
+@pytest.fixture
+def stage(app: Layout) -> Callable[..., None]:
+    """Puts releases on the host, the given one built at the given time."""
+
+    def put(release: str, built_at: str = "2026-01-01T00:00:00+00:00", **more: Any) -> None:
+        app.release(release).mkdir()
+        manifest = {"release": release, "built_at": built_at, **more}
+        app.manifest(release).write_text(json.dumps(manifest), encoding="utf-8")
+
+    return put

@@ -1,0 +1,262 @@
+"""Decisions over all hosts, and what is told of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import fleet
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.state import FAILED, GOOD, LEFT, State
+
+
+def host(serving: str | None, history: str, staged: str | None = None) -> dict[str, Any]:
+    """Returns the report of a host.
+
+    Args:
+        serving: The release that serves.
+        history: Releases as they were rolled out, oldest first; a `!` after one that failed, a
+            `<` after one that was rolled back from.
+        staged: The releases on the host; all of the history by default.
+    """
+    current = State()
+    for word in history.split():
+        status = {"!": FAILED, "<": LEFT}.get(word[-1], GOOD)
+        current.record(release=word.rstrip("!<"), status=status)
+    present = sorted({*(history.replace("!", "").replace("<", "") if staged is None else staged)})
+    present = [release for release in present if release != " "]
+    return {
+        "release": serving,
+        "releases": [{"release": release} for release in present],
+        "good_releases": [release for release in current.good_releases() if release in present],
+    }
+
+
+@pytest.mark.parametrize(
+    ("reports", "target"),
+    [
+        # one host
+        ([host("b", "a b")], "a"),
+        ([host("c", "a b c")], "b"),
+        ([host("c", "a b! c")], "a"),
+        ([host("b", "a b c c< b")], "a"),
+        ([host("a", "a b a")], "b"),
+        ([host("c", "a b c", staged="ac")], "a"),
+        # three hosts alike
+        ([host("c", "a b c")] * 3, "b"),
+        ([host("c", "a b! c")] * 3, "a"),
+        # the rollout of c ended after the first host: all others serve b
+        ([host("c", "a b c"), host("b", "a b", "abc"), host("b", "a b", "abc")], "b"),
+        ([host("b", "a b", "abc"), host("c", "a b c"), host("b", "a b", "abc")], "b"),
+        # c failed on the second host, which still serves b
+        ([host("c", "a b c"), host("b", "a b c!"), host("b", "a b", "abc")], "b"),
+        # b failed on one of them, or was left there
+        ([host("c", "a b c"), host("c", "a b! c"), host("c", "a b c")], "a"),
+        ([host("c", "a b c"), host("c", "a b b< c"), host("c", "a b c")], "a"),
+        # a new host has never served b
+        ([host("c", "a b c"), host("c", "a c", "abc")], "a"),
+        # b was pruned on one host
+        ([host("c", "a b c"), host("c", "a b c", "ac")], "a"),
+        # the orders differ: that of the first host counts
+        ([host("c", "a b c"), host("c", "b a c")], "b"),
+    ],
+)
+def test_rollback_target(reports: list[dict[str, Any]], target: str) -> None:
+    assert fleet.rollback_target(reports) == target
+
+
+@pytest.mark.parametrize(
+    ("reports", "told"),
+    [
+        ([], "no host was reached"),
+        ([host("a", "a")], "nothing to go back to"),
+        ([host(None, "")], "nothing to go back to"),
+        ([host("b", "a! b")], "nothing to go back to"),
+        ([host("a", "a b b< a")], "nothing to go back to"),
+        ([host("b", "a b", staged="b")], "nothing to go back to"),
+        ([host("b", "a b"), host("b", "b")], "nothing to go back to"),
+        ([host("b", "a b"), host(None, "")], "nothing to go back to"),
+    ],
+)
+def test_there_may_be_nothing_to_go_back_to(reports: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(DeployError, match=told):
+        fleet.rollback_target(reports)
+
+
+def test_a_release_may_be_named_if_all_hosts_have_it() -> None:
+    reports = [host("c", "a b! c"), host("c", "b c", "abc")]
+    assert fleet.rollback_target(reports, "a") == "a"
+    # whoever names one may know better than the history
+    assert fleet.rollback_target(reports, "b") == "b"
+    with pytest.raises(DeployError, match="asgi_release: d is not on every host") as caught:
+        fleet.rollback_target(reports, "d")
+    assert caught.value.message.endswith("a, b, c")
+    with pytest.raises(DeployError, match="all of them have: none"):
+        fleet.rollback_target([host("a", "a"), host("b", "b")], "a")
+
+
+RESULT = {
+    "release": "2-b",
+    "previous": "1-a",
+    "slot": "green",
+    "reasons": ["release 1-a to 2-b"],
+    "seconds": 9.4,
+    "memory_mebibytes": 96,
+    "memory_max_mebibytes": 512,
+    "cut_connections": 0,
+    "pruned": [],
+    "recovered": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, ["1-a -> 2-b in slot green", "9.4 s", "memory 96 of 512 MiB", "https://blog.test"]),
+        ({"previous": None, "reasons": ["first release"]}, ["nothing -> 2-b", "first release"]),
+        ({"reasons": []}, ["2-b serves in slot green as before, nothing changed"]),
+        ({"cut_connections": 3}, ["3 connections to the old slot were cut"]),
+        ({"recovered": "a rollout was cut off"}, ["a rollout was cut off"]),
+        ({"pruned": ["0-x", "0-y"]}, ["removed 0-x, 0-y"]),
+    ],
+)
+def test_summary(changed: dict[str, Any], told: list[str]) -> None:
+    text = fleet.summary({**RESULT, **changed}, ["blog.test", "www.blog.test"])
+    assert [part for part in told if part not in text] == []
+    assert "\n" not in text
+    assert "www" not in text
+
+
+def test_summary_of_a_check_mode_has_no_numbers() -> None:
+    result = {key: RESULT[key] for key in ("release", "previous", "slot", "reasons")}
+    assert fleet.summary(result) == "1-a -> 2-b in slot green (release 1-a to 2-b)"
+
+
+def test_status_line() -> None:
+    report = {
+        "name": "blog",
+        "release": "2-b",
+        "slot": "green",
+        "instances": [{}, {}],
+        "instances_running": 1,
+        "memory_mebibytes": 96,
+        "memory_max_mebibytes": 512,
+        "restarts": 4,
+        "history": [{"at": "2026-11-22T13:00:00+00:00", "by": "ann", "status": LEFT}],
+        "operation": {},
+    }
+    line = fleet.status_line(report)
+    for told in (
+        "blog: 2-b in slot green",
+        "1 of 2 instances",
+        "4 restarts",
+        "T13:00:00",
+        "was left",
+        "by ann",
+    ):
+        assert told in line
+    assert "cut off" not in line
+    assert "a run was cut off" in fleet.status_line({**report, "operation": {"step": "x"}})
+    assert "unknown" in fleet.status_line({**report, "history": []})
+    assert fleet.status_line({**report, "release": None}) == "blog: no release serves"
+
+
+# --- a rollout that failed on one host ------------------------------------------------------------
+
+UNREACHABLE = {"unreachable": True, "changed": False, "msg": "Failed to connect: timed out"}
+
+
+def undone(release: str | None, slot: str, changed: bool) -> dict[str, Any]:
+    """Returns what the module says of a rollout that was taken back."""
+    return {"changed": changed, "release": release, "slot": slot, "previous": None, "reasons": []}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "failed"),
+    [
+        ({}, {}),
+        ({"web1": {}, "web2": {"asgi_service_failure": ""}}, {}),
+        (
+            {"web1": {"asgi_service_failure": ""}, "web2": {"asgi_service_failure": "no answer"}},
+            {"web2": "no answer"},
+        ),
+        # in the order of the run
+        (
+            {"web9": {"asgi_service_failure": "a"}, "web1": {"asgi_service_failure": "b"}},
+            {"web9": "a", "web1": "b"},
+        ),
+        # Ansible's messages need not be text
+        ({"web1": {"asgi_service_failure": ["a", "b"]}}, {"web1": "['a', 'b']"}),
+    ],
+)
+def test_failures(hosts: dict[str, dict[str, Any]], failed: dict[str, str]) -> None:
+    found = fleet.failures(hosts)
+    assert found == failed
+    assert list(found) == list(failed)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (undone("1-a", "blue", True), "1-a serves in slot blue (after it had moved, taken back)"),
+        (undone("1-a", "green", False), "1-a serves in slot green (not moved)"),
+        # the first deploy of a fleet
+        (undone(None, "blue", True), "nothing serves in slot blue (after it had moved, taken back"),
+        (undone(None, "blue", False), "nothing serves in slot blue (not moved)"),
+        (UNREACHABLE, "cannot be reached, what serves there is not known"),
+        (
+            {"failed": True, "changed": False, "msg": "2-b serves and cannot be undone: slot blue"},
+            "the way back failed: 2-b serves and cannot be undone: slot blue",
+        ),
+        ({"failed": True, "changed": False}, "the way back failed: unknown cause"),
+        ({}, "the way back failed: unknown cause"),
+        (None, "the way back failed: unknown cause"),
+    ],
+)
+def test_where_a_host_stands_after_another_one_failed(
+    result: dict[str, Any] | None, told: str
+) -> None:
+    hosts = {
+        "web1": {"asgi_service_failure": "", "__asgi_service_undone": result},
+        "web2": {
+            "asgi_service_failure": "blog-green@1.service did not stay up",
+            "__asgi_service_undone": undone("1-a", "blue", False),
+        },
+    }
+    lines = fleet.outcome(hosts, "2-b").splitlines()
+    assert lines[0] == "release 2-b does not serve; it failed on web2."
+    assert lines[1].startswith(f"web1: {told}")
+    assert lines[2:] == [
+        "web2: 1-a serves in slot blue (not moved)",
+        "cause on web2: blog-green@1.service did not stay up",
+    ]
+
+
+def test_an_unreachable_host_is_told_with_what_to_do_about_it() -> None:
+    hosts = {
+        "web1": {
+            "asgi_service_failure": UNREACHABLE["msg"],
+            "__asgi_service_undone": UNREACHABLE,
+        },
+    }
+    text = fleet.outcome(hosts, "2-b")
+    assert "the status playbook" in text
+    assert "the way back failed" not in text
+    assert "serves in slot" not in text
+    assert text.endswith("cause on web1: Failed to connect: timed out")
+
+
+def test_every_host_that_failed_is_told_with_its_own_cause() -> None:
+    hosts = {
+        "web1": {"asgi_service_failure": "first", "__asgi_service_undone": UNREACHABLE},
+        "web2": {"__asgi_service_undone": undone("1-a", "blue", True)},
+        "web3": {
+            "asgi_service_failure": "second\nlast lines of its journal:\nboom",
+            "__asgi_service_undone": undone("1-a", "blue", False),
+        },
+    }
+    text = fleet.outcome(hosts, "2-b")
+    assert text.startswith("release 2-b does not serve; it failed on web1, web3.\n")
+    assert "cause on web1: first\ncause on web3: second\n" in text
+    assert text.endswith("boom")
+    assert [line.split(":")[0] for line in text.splitlines()[1:4]] == ["web1", "web2", "web3"]

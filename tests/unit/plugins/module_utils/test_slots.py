@@ -1,0 +1,112 @@
+"""Slots, as far as no systemd is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import slots
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+
+UNITS = slots.SlotUnits(service="[Service]\n", socket="[Socket]\n", slice="[Slice]\n")
+#: /proc/net/unix of a host with two instances of blue: listeners (01), connections (03), one that
+#: is being closed, clients without a path, an abstract name, another app and another slot.
+TABLE = """\
+Num       RefCount Protocol Flags    Type St Inode Path
+ffff8881a1b2c000: 00000002 00000000 00010000 0001 01 20101 /run/asgi/blog/blue/1.sock
+ffff8881a1b2c400: 00000002 00000000 00010000 0001 01 20102 /run/asgi/blog/blue/2.sock
+ffff8881a1b2c800: 00000003 00000000 00000000 0001 03 20201 /run/asgi/blog/blue/1.sock
+ffff8881a1b2cc00: 00000003 00000000 00000000 0001 03 20202 /run/asgi/blog/blue/1.sock
+ffff8881a1b2d000: 00000003 00000000 00000000 0001 03 20203 /run/asgi/blog/blue/2.sock
+ffff8881a1b2d400: 00000003 00000000 00000000 0001 04 20204 /run/asgi/blog/blue/2.sock
+ffff8881a1b2d800: 00000003 00000000 00000000 0001 03 20205
+ffff8881a1b2dc00: 00000003 00000000 00000000 0001 03 20206 /run/asgi/blog/green/1.sock
+ffff8881a1b2e000: 00000003 00000000 00000000 0001 03 20207 /run/asgi/blog2/blue/1.sock
+ffff8881a1b2e400: 00000003 00000000 00000000 0001 03 20208 @/run/asgi/blog/blue/1.sock
+ffff8881a1b2e800: 00000003 00000000 00000000 0001 03 20209 /run/a name with spaces/1.sock
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "slot", "count"),
+    [("blog", "blue", 3), ("blog", "green", 1), ("blog2", "blue", 1), ("other", "blue", 0)],
+)
+def test_connections_are_those_to_the_instances_of_the_slot(
+    tmp_path: Path, name: str, slot: str, count: int
+) -> None:
+    table = tmp_path / "unix"
+    table.write_text(TABLE, encoding="utf-8")
+    assert slots.connections(Layout(name, tmp_path), slot, table) == count
+
+
+def test_connections_reads_the_table_of_this_kernel(tmp_path: Path) -> None:
+    assert slots.connections(Layout("no-such-app", tmp_path), "blue") == 0
+
+
+def test_unit_files_of_both_slots_share_the_slice(app: Layout) -> None:
+    blue, green = (slots.unit_files(app, slot, UNITS) for slot in ("blue", "green"))
+    assert sorted(path.name for path in blue) == [
+        "asgi-blog.slice",
+        "blog-blue@.service",
+        "blog-blue@.socket",
+    ]
+    assert set(blue) & set(green) == {app.slice_file}
+    assert blue[app.unit_file("blue", "service")] == UNITS.service
+    assert blue[app.unit_file("blue", "socket")] == UNITS.socket
+    assert blue[app.slice_file] == UNITS.slice
+
+
+@pytest.fixture
+def started(app: Layout) -> Layout:
+    """An app whose slot blue was started with one instance and is as it should be."""
+    for path, text in slots.unit_files(app, "blue", UNITS).items():
+        path.write_text(text, encoding="utf-8")
+    app.slot_configuration("blue").mkdir()
+    for name in ("environment", "secrets"):
+        for directory in (app.configuration, app.slot_configuration("blue")):
+            (directory / name).write_text(f'{name.upper()}="s3cret"\n', encoding="utf-8")
+    enable(app, 1)
+    return app
+
+
+def enable(app: Layout, number: int) -> None:
+    """Enables one instance of blue as systemctl does."""
+    wants = app.slice_file.parent / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / app.unit("blue", number)).symlink_to(app.unit_file("blue", "service"))
+
+
+def test_a_slot_as_it_should_be_has_no_difference(started: Layout) -> None:
+    assert slots.differences(started, "blue", UNITS, 1) == []
+
+
+@pytest.mark.parametrize("kind", ["service", "socket", "slice"])
+def test_another_unit_is_a_difference(started: Layout, kind: str) -> None:
+    changed = slots.SlotUnits(**{**vars(UNITS), kind: "[Other]\n"})
+    (told,) = slots.differences(started, "blue", changed, 1)
+    assert told.startswith("unit ")
+    assert told.endswith(kind)
+
+
+@pytest.mark.parametrize("name", ["environment", "secrets"])
+def test_another_configuration_is_a_difference_and_not_shown(started: Layout, name: str) -> None:
+    (started.configuration / name).write_text('X="0th3r"\n', encoding="utf-8")
+    assert slots.differences(started, "blue", UNITS, 1) == [name]
+
+
+def test_another_number_of_instances_is_a_difference(started: Layout) -> None:
+    assert slots.differences(started, "blue", UNITS, 3) == ["instances 1 to 3"]
+    enable(started, 2)
+    assert slots.differences(started, "blue", UNITS, 1) == ["instances 2 to 1"]
+
+
+def test_all_differences_of_a_slot_that_was_never_started(app: Layout) -> None:
+    told = slots.differences(app, "green", UNITS, 2)
+    assert sorted(told) == [
+        "environment",
+        "instances 0 to 2",
+        "secrets",
+        "unit asgi-blog.slice",
+        "unit blog-green@.service",
+        "unit blog-green@.socket",
+    ]

@@ -1,0 +1,622 @@
+"""The same content gives the same release, wherever and by whomever it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import pwd
+import shutil
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import source
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+
+FILES = {
+    "pyproject.toml": '[project]\nname = "blog"\nversion = "1.4.2"\n',
+    "blog/__init__.py": "",
+    "blog/main.py": "app = None\n",
+    "scripts/run.sh": "#!/bin/sh\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Git as on a machine where nobody has configured it, but for what the tests need."""
+    settings = tmp_path / "gitconfig"
+    settings.write_text(
+        "[user]\nname = test\nemail = test@example.com\n[init]\ndefaultBranch = main\n"
+        # a submodule of the tests is a directory, which git refuses unless told
+        '[protocol "file"]\nallow = always\n',
+        encoding="utf-8",
+    )
+    for key in [key for key in os.environ if key.startswith("GIT_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    """Writes files below a directory."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """Runs git in a directory."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, check=True, capture_output=True, encoding="utf-8"
+    )
+    return done.stdout.strip()
+
+
+def repository(root: Path, files: dict[str, str] = FILES) -> Path:
+    """Makes a repository with one commit."""
+    write(root, files)
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message=first")
+    return root
+
+
+def names(found: list[source.Entry]) -> list[str]:
+    """Returns the paths of entries."""
+    return [entry.path for entry in found]
+
+
+def digest(root: Path) -> str:
+    """Returns the digest of a directory."""
+    return source.content_digest(source.entries(root))
+
+
+# --- what does not count --------------------------------------------------------------------------
+
+
+def other_times(root: Path) -> None:
+    """Sets other modification times."""
+    for path in root.rglob("*"):
+        os.utime(path, (1, 1))
+
+
+def other_umask(root: Path) -> None:
+    """Sets the modes that another umask would give."""
+    for path in root.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else path.stat().st_mode & 0o100 | 0o600)
+
+
+def made_in_another_order(root: Path) -> None:
+    """Writes every file anew, the last one first."""
+    contents = [(path, path.read_bytes()) for path in root.rglob("*") if path.is_file()]
+    for path, _content in contents:
+        path.unlink()
+    for path, content in sorted(contents, reverse=True):
+        path.write_bytes(content)
+
+
+def cached(root: Path) -> None:
+    """Leaves what running the app and its tests leaves behind."""
+    for name in ("blog/__pycache__/main.pyc", ".mypy_cache/x.json", ".pytest_cache/v/x", "a.pyc"):
+        write(root, {name: "cache"})
+
+
+def with_environment(root: Path) -> None:
+    """Makes a virtual environment under a name that says nothing."""
+    write(root, {"sandbox/pyvenv.cfg": "home = /usr/bin\n", "sandbox/lib/x/y.py": "y = 1\n"})
+
+
+def under_version_control(root: Path) -> None:
+    """Makes a repository of it, and traces of other systems."""
+    git(root, "init", "--quiet")
+    write(root, {".hg/store": "x", ".svn/entries": "x", "blog/.jj/x": "x"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_times,
+        other_umask,
+        made_in_another_order,
+        cached,
+        with_environment,
+        under_version_control,
+    ],
+)
+def test_what_is_not_content_does_not_change_the_digest(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    one, two = write(tmp_path / "one", FILES), write(tmp_path / "some" / "where" / "two", FILES)
+    change(two)
+    assert digest(one) == digest(two)
+    packed = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
+    for root, archive in zip((one, two), packed, strict=True):
+        source.pack(root, source.entries(root), archive)
+    assert packed[0].read_bytes() == packed[1].read_bytes()
+
+
+# --- what counts ----------------------------------------------------------------------------------
+
+
+def changed_content(root: Path) -> None:
+    (root / "blog/main.py").write_text("app = 1\n", encoding="utf-8")
+
+
+def renamed(root: Path) -> None:
+    (root / "blog/main.py").rename(root / "blog/app.py")
+
+
+def executable(root: Path) -> None:
+    (root / "scripts/run.sh").chmod(0o755)
+
+
+def added_empty_file(root: Path) -> None:
+    (root / "blog/py.typed").touch()
+
+
+def removed(root: Path) -> None:
+    (root / "blog/__init__.py").unlink()
+
+
+def link_in_place_of_a_file(root: Path) -> None:
+    (root / "blog/__init__.py").unlink()
+    (root / "blog/__init__.py").symlink_to("main.py")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_content, renamed, executable, added_empty_file, removed, link_in_place_of_a_file],
+)
+def test_every_change_of_content_changes_the_digest(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    root = write(tmp_path / "app", FILES)
+    before = digest(root)
+    change(root)
+    assert digest(root) != before
+
+
+def test_a_link_counts_by_its_target_and_is_never_followed(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", FILES)
+    write(tmp_path / "outside", {"secret.txt": "secret"})
+    (root / "gone").symlink_to("nowhere")
+    (root / "directory").symlink_to(tmp_path / "outside")
+    links = {entry.path: entry for entry in source.entries(root) if entry.kind == "link"}
+    assert links["gone"].digest == "nowhere"
+    assert links["directory"].digest == str(tmp_path / "outside")
+    assert "directory/secret.txt" not in names(source.entries(root))
+
+
+# --- which files ----------------------------------------------------------------------------------
+
+IGNORING = {
+    **FILES,
+    ".gitignore": "*.log\n/build/\n",
+    "blog/.gitignore": "local.py\n!keep.log\n",
+    "debug.log": "x",
+    "blog/keep.log": "x",
+    "blog/local.py": "x",
+    "build/out.txt": "x",
+    "docs/build/page.txt": "x",
+}
+LEFT_IN = sorted([*FILES, ".gitignore", "blog/.gitignore", "blog/keep.log", "docs/build/page.txt"])
+
+
+@pytest.mark.parametrize("inside_a_repository", [False, True])
+def test_gitignore_files_are_honoured(tmp_path: Path, inside_a_repository: bool) -> None:
+    root = write(tmp_path / "app", IGNORING)
+    if inside_a_repository:
+        git(root, "init", "--quiet")
+        git(root, "add", "--all")
+    assert names(source.entries(root)) == LEFT_IN
+
+
+def test_a_file_that_was_added_in_spite_of_gitignore_belongs_to_the_source(tmp_path: Path) -> None:
+    root = repository(tmp_path / "app", IGNORING)
+    git(root, "add", "--force", "blog/local.py")
+    assert names(source.entries(root)) == sorted([*LEFT_IN, "blog/local.py"])
+
+
+def test_a_folder_of_a_repository_is_bound_by_the_gitignore_above_it(tmp_path: Path) -> None:
+    repository(tmp_path / "all", {".gitignore": "*.log\n", "app/main.py": "x", "other/x": "x"})
+    write(tmp_path / "all" / "app", {"debug.log": "x", "new.py": "x"})
+    assert names(source.entries(tmp_path / "all" / "app")) == ["main.py", "new.py"]
+
+
+def test_a_users_own_excludes_do_not_count(tmp_path: Path) -> None:
+    root = repository(tmp_path / "app")
+    write(root, {"new.py": "x", ".git/info/exclude": "new.py\n"})
+    write(tmp_path, {"excludes": "new.py\n"})
+    git(root, "config", "core.excludesFile", str(tmp_path / "excludes"))
+    assert "new.py" in names(source.entries(root))
+
+
+def test_a_deleted_file_is_left_out_although_git_still_lists_it(tmp_path: Path) -> None:
+    root = repository(tmp_path / "app")
+    (root / "blog/main.py").unlink()
+    assert "blog/main.py" not in names(source.entries(root))
+
+
+def test_exclude_leaves_out_more(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", {**FILES, "tests/test_x.py": "x", "notes.md": "x"})
+    assert names(source.entries(root, ["*.md", "tests/*"])) == sorted(FILES)
+
+
+def test_a_relative_path_is_one_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(tmp_path / "all", {".gitignore": "*.log\n"})
+    root = write(tmp_path / "all" / "apps" / "blog", {**FILES, "debug.log": "x"})
+    plain = write(tmp_path / "plain" / "blog", FILES)
+    monkeypatch.chdir(root.parent)
+    assert names(source.entries(Path("blog"))) == sorted(FILES)
+    monkeypatch.chdir(plain.parent.parent)
+    assert names(source.entries(Path("plain/blog"))) == sorted(FILES)
+
+
+@pytest.mark.parametrize("planned", ["path", "git"])
+def test_a_hook_of_git_may_run_the_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: str
+) -> None:
+    """Git gives its hooks their repository in the environment; it is not that of the source."""
+    pushed = repository(tmp_path / "pushed", {"pushed.txt": "x"})
+    root = repository(tmp_path / "app", {**FILES, ".gitignore": "*.log\n"})
+    write(root, {"kept.log": "x"})
+    git(root, "add", "--force", "kept.log")
+    git(root, "commit", "--quiet", "--message=kept")
+    before = git(pushed, "config", "--list"), git(pushed, "ls-files")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(pushed / ".git"))
+        hook.setenv("GIT_INDEX_FILE", str(pushed / ".git" / "index"))
+        if planned == "path":
+            plan = source.directory_plan(root, [], tmp_path, {}, ".")
+        else:
+            plan = git_plan(f"file://{root}", "main", tmp_path / "scratch")
+    with tarfile.open(plan["archive"]) as tar:
+        assert tar.getnames() == sorted([*FILES, ".gitignore", "kept.log"])
+    assert (git(pushed, "config", "--list"), git(pushed, "ls-files")) == before
+
+
+def with_submodule(tmp_path: Path) -> Path:
+    """Makes a repository with a submodule `library` that has a file `code.py`."""
+    library = repository(tmp_path / "library", {"code.py": "x = 1\n", ".gitignore": "*.log\n"})
+    root = repository(tmp_path / "app")
+    git(root, "submodule", "--quiet", "add", str(library), "library")
+    git(root, "commit", "--quiet", "--message=library")
+    return root
+
+
+def test_files_of_a_submodule_belong_to_the_source(tmp_path: Path) -> None:
+    root = with_submodule(tmp_path)
+    write(root, {"library/debug.log": "x"})
+    assert set(names(source.entries(root))) == {
+        *FILES,
+        ".gitmodules",
+        "library/code.py",
+        "library/.gitignore",
+    }
+
+
+def test_a_submodule_that_was_not_fetched_is_named(tmp_path: Path) -> None:
+    root = with_submodule(tmp_path)
+    git(tmp_path, "clone", "--quiet", str(root), "clone")
+    with pytest.raises(DeployError, match="git submodule update") as caught:
+        source.entries(tmp_path / "clone")
+    assert str(tmp_path / "clone" / "library") in caught.value.message
+
+
+def test_a_repository_inside_is_taken_along(tmp_path: Path) -> None:
+    root = repository(tmp_path / "app")
+    repository(root / "vendored", {"code.py": "x = 1\n"})
+    assert set(names(source.entries(root))) == {*FILES, "vendored/code.py"}
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [(None, "there is no directory"), ({}, "no file to deploy"), ({"x.pyc": "x"}, "no file")],
+)
+def test_an_empty_source_is_refused(
+    tmp_path: Path, files: dict[str, str] | None, told: str
+) -> None:
+    root = tmp_path / "app"
+    if files is not None:
+        root.mkdir()
+        write(root, files)
+    with pytest.raises(DeployError, match=r"asgi_app_source\.path") as caught:
+        source.entries(root)
+    assert told in caught.value.message
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", FILES)
+    (Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.txt"))).write_text("x", encoding="utf-8")
+    with pytest.raises(DeployError, match="not UTF-8"):
+        source.entries(root)
+
+
+# --- the archive ----------------------------------------------------------------------------------
+
+
+def test_the_archive_holds_what_was_listed_and_nothing_of_the_machine(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", {**FILES, "blog/größe.txt": "x", "a" * 150 + "/x": "long"})
+    (root / "scripts/run.sh").chmod(0o750)
+    (root / "link").symlink_to("blog/main.py")
+    found = source.entries(root)
+    source.pack(root, found, tmp_path / "x.tar.gz")
+    with tarfile.open(tmp_path / "x.tar.gz") as tar:
+        members = tar.getmembers()
+        content = tar.extractfile("blog/main.py")
+        assert content is not None
+        assert content.read() == b"app = None\n"
+    assert [member.name for member in members] == names(found)
+    modes = {member.name: member.mode for member in members if not member.issym()}
+    assert modes.pop("scripts/run.sh") == 0o755
+    assert set(modes.values()) == {0o644}
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", 0)}
+    assert [(m.name, m.linkname) for m in members if m.issym()] == [("link", "blog/main.py")]
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def git_plan(url: str, version: str, scratch: Path, **build: str) -> dict[str, str]:
+    """Plans a release of a commit."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return source.git_plan(url, version, scratch, source.git_access(url, "", ""), build, ".")
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    """A repository: v1 and annotated v1.1 on main, a branch `next`, and one commit after."""
+    root = repository(tmp_path / "origin")
+    git(root, "tag", "v1")
+    for number, name in enumerate(("v1.1", "tip")):
+        write(root, {"blog/main.py": f"app = {number}\n"})
+        git(root, "commit", "--quiet", "--all", f"--message={name}")
+        if name == "v1.1":
+            git(root, "tag", "--annotate", "v1.1", "--message=annotated")
+            git(root, "branch", "next")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("version", "commit"),
+    [
+        ("v1", "v1"),
+        ("v1.1", "v1.1^{commit}"),
+        ("next", "next"),
+        ("main", "main"),
+        ("refs/tags/v1", "v1"),
+    ],
+)
+def test_a_version_of_git_is_its_commit(
+    history: Path, tmp_path: Path, version: str, commit: str
+) -> None:
+    expected = git(history, "rev-parse", commit)
+    plan = git_plan(f"file://{history}", version, tmp_path / "scratch")
+    assert plan["commit"] == expected
+    # the commit itself, also where no branch or tag points at it by that name
+    assert git_plan(f"file://{history}", expected, tmp_path / "other") == {
+        **plan,
+        "archive": str(tmp_path / "other" / f"{expected}.tar.gz"),
+    }
+    with tarfile.open(plan["archive"]) as tar:
+        content = tar.extractfile("blog/main.py")
+        assert content is not None
+        assert content.read().decode() == git(history, "show", f"{commit}:blog/main.py") + "\n"
+
+
+def test_a_commit_is_found_where_the_server_gives_out_tips_only(
+    history: Path, tmp_path: Path
+) -> None:
+    git(history, "config", "uploadpack.allowAnySHA1InWant", "false")
+    first = git(history, "rev-list", "--max-parents=0", "main")
+    git(history, "tag", "--delete", "v1")
+    assert git_plan(f"file://{history}", first, tmp_path / "scratch")["commit"] == first
+
+
+def test_a_checkout_has_its_submodules(tmp_path: Path) -> None:
+    root = with_submodule(tmp_path)
+    plan = git_plan(f"file://{root}", "main", tmp_path / "scratch")
+    with tarfile.open(plan["archive"]) as tar:
+        assert "library/code.py" in tar.getnames()
+
+
+@pytest.mark.parametrize("version", ["v9", "v1.", "", "abc1234"])
+def test_an_unknown_version_is_named(history: Path, tmp_path: Path, version: str) -> None:
+    with pytest.raises(DeployError, match=r"asgi_app_source\.version") as caught:
+        git_plan(f"file://{history}", version, tmp_path / "scratch")
+    assert repr(version) in caught.value.message
+    assert "40 digits" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:s3cret@127.0.0.1:1/blog.git",
+        "http://user:s3c@s3cret@127.0.0.1:1/blog.git",
+        "http://s3cret@127.0.0.1:1/blog.git",
+    ],
+)
+def test_credentials_are_not_shown_when_git_fails(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DeployError) as caught:
+        git_plan(url, "v1", tmp_path / "scratch")
+    assert "git ls-remote failed" in caught.value.message
+    assert "s3c" not in caught.value.message
+
+
+def test_credentials_for_git_are_not_arguments() -> None:
+    variables = source.git_access("https://git.example.com/blog.git", "deploy", "s3cret")
+    # base64 of deploy:s3cret
+    assert "Authorization: Basic ZGVwbG95OnMzY3JldA==" in variables.values()
+    assert all(key.startswith("GIT_CONFIG_") for key in variables)
+    assert source.git_access("https://git.example.com/x", "deploy", "")["GIT_CONFIG_COUNT"] == "1"
+
+
+class Recording(http.server.SimpleHTTPRequestHandler):
+    """Serves the repositories of a directory and writes down who sent which credentials."""
+
+    def do_GET(self) -> None:
+        """Answers after the note."""
+        self.server.seen.add(self.headers.get("Authorization", "none"))  # type: ignore[attr-defined]
+        super().do_GET()
+
+    def log_message(self, *_arguments: object) -> None:
+        """Says nothing."""
+
+
+@contextlib.contextmanager
+def serve(directory: Path) -> Iterator[tuple[str, set[str]]]:
+    """Serves a directory; gives its URL and the credentials that were sent, as they come in."""
+    handler = functools.partial(Recording, directory=str(directory))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        seen: set[str] = set()
+        server.seen = seen  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def bare(root: Path, target: Path) -> None:
+    """Makes a repository that a server of plain files can give out."""
+    git(root, "clone", "--quiet", "--bare", str(root), str(target))
+    git(target, "update-server-info")
+
+
+def test_credentials_go_to_the_server_of_the_repository_only(tmp_path: Path) -> None:
+    """A submodule may lie with anyone; the one that holds it is not given our password."""
+    with serve(tmp_path / "theirs") as (theirs, seen_by_them):
+        bare(repository(tmp_path / "library", {"code.py": "x = 1\n"}), tmp_path / "theirs/code.git")
+        root = repository(tmp_path / "app")
+        git(root, "submodule", "--quiet", "add", f"{theirs}/code.git", "code")
+        git(root, "commit", "--quiet", "--message=library")
+        bare(root, tmp_path / "ours/blog.git")
+        seen_by_them.clear()
+        with serve(tmp_path / "ours") as (ours, seen_by_us):
+            url = f"{ours}/blog.git"
+            scratch = tmp_path / "scratch"
+            scratch.mkdir()
+            access = source.git_access(url, "deploy", "s3cret")
+            plan = source.git_plan(url, "main", scratch, access, {}, ".")
+    with tarfile.open(plan["archive"]) as tar:
+        assert "code/code.py" in tar.getnames()
+    assert seen_by_us == {"Basic ZGVwbG95OnMzY3JldA=="}
+    assert seen_by_them == {"none"}
+
+
+@pytest.mark.parametrize("url", ["git@127.0.0.1:blog.git", "file:///nowhere/blog.git"])
+def test_a_password_does_not_break_access_without_http(tmp_path: Path, url: str) -> None:
+    """It is of no use there, and git is not to stumble over it."""
+    repository(tmp_path / "app")
+    access = source.git_access(url, "deploy", "s3cret")
+    assert source.git(["ls-files"], tmp_path / "app", access).splitlines() == sorted(FILES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_git_on_a_host_is_the_business_of_another_user(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """What comes from elsewhere is not read, written or run as root."""
+    base = tmp_path_factory.mktemp("host")
+    # pytest's own directories are its user's only
+    for parent in (base, base.parent, base.parent.parent, base.parent.parent.parent):
+        if parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    repository(base / "origin")
+    target = base / "target"
+    target.mkdir()
+    shutil.chown(target, "nobody")
+    url = f"file://{base / 'origin'}"
+    commit = source.resolve_commit(url, "main", base, {}, "nobody")
+    source.checkout(url, commit, target, {}, "nobody")
+    assert (target / "blog/main.py").is_file()
+    nobody = pwd.getpwnam("nobody")
+    assert {path.lstat().st_uid for path in target.rglob("*")} == {nobody.pw_uid}
+    plan = source.host_checkout_plan(url, "main", base, {}, {}, "nobody")
+    assert plan["commit"] == commit
+    assert plan["release"].startswith(f"git.{commit[:7]}-")
+    assert (plan["digest"], plan["archive"]) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:secret@example.com/x.git", "https://***@example.com/x.git"),
+        ("https://user:a@b@example.com/x.git", "https://***@example.com/x.git"),
+        ("https://token@example.com", "https://***@example.com"),
+        ("https://example.com/a@b", "https://example.com/a@b"),
+        ("git@example.com:x.git", "git@example.com:x.git"),
+        ("'ssh://git@a/x' and 'https://u:p@b/y'", "'ssh://***@a/x' and 'https://***@b/y'"),
+    ],
+)
+def test_hide_credentials(text: str, shown: str) -> None:
+    assert source.hide_credentials(text) == shown
+
+
+def test_a_directory_is_planned_and_packed(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", FILES)
+    plan = source.directory_plan(root, [], tmp_path, {"installer": "uv"}, ".")
+    assert plan["version"] == "1.4.2"
+    assert plan["release"].startswith("1.4.2-")
+    assert plan["digest"] == digest(root)
+    assert Path(plan["archive"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("version", "readable"),
+    [
+        ("1.4.2", "1.4.2"),
+        ("", "0"),
+        ("1.0+local/x y", "1.0.local.x.y"),
+        ("-..-", "0"),
+        ("1" * 99, "1" * 40),
+    ],
+)
+def test_a_release_id_is_readable_and_a_unit_can_carry_it(version: str, readable: str) -> None:
+    release = source.release_id(version, "digest", {})
+    assert release.rsplit("-", 1)[0] == readable
+    assert len(release.rsplit("-", 1)[1]) == source.DIGEST_LENGTH
+
+
+def test_a_release_id_depends_on_content_and_on_how_it_is_built() -> None:
+    build = {"installer": "uv", "python": "python3"}
+    same = source.release_id("1", "digest", dict(reversed(build.items())))
+    assert source.release_id("1", "digest", build) == same
+    others = {
+        source.release_id("1", "other", build),
+        source.release_id("1", "digest", {**build, "installer": "pip"}),
+        source.release_id("1", "digest", {**build, "python": "3.13"}),
+    }
+    assert len(others | {same}) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ('[project]\nversion = "2.0"', "2.0"),
+        ('[project]\ndynamic = ["version"]', ""),
+        ("[tool.x]\ny = 1", ""),
+        (None, ""),
+    ],
+)
+def test_project_version(tmp_path: Path, text: str | None, version: str) -> None:
+    if text is not None:
+        write(tmp_path, {"pyproject.toml": text})
+    assert source.project_version(tmp_path) == version
+
+
+def test_a_broken_pyproject_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"pyproject.toml": "[project\n"})
+    with pytest.raises(DeployError, match="not valid TOML"):
+        source.project_version(tmp_path)

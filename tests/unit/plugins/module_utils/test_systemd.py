@@ -1,0 +1,123 @@
+"""Reading what systemd prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import systemd
+
+#: `systemctl show --property=...` of systemd 252 for a running, a failing and an unknown unit.
+SHOWN = """\
+MainPID=2417
+NRestarts=0
+ExecMainCode=0
+ExecMainStatus=0
+Result=success
+MemoryCurrent=45203456
+MemoryMax=536870912
+Id=blog-blue@1.service
+ActiveState=active
+SubState=running
+UnitFileState=enabled
+ActiveEnterTimestamp=Sun 2026-11-22 13:50:01 UTC
+
+MainPID=0
+NRestarts=7
+ExecMainCode=1
+ExecMainStatus=3
+Result=exit-code
+MemoryCurrent=[not set]
+MemoryMax=infinity
+Id=blog-blue@2.service
+ActiveState=activating
+SubState=auto-restart
+UnitFileState=enabled-runtime
+ActiveEnterTimestamp=
+
+MainPID=0
+NRestarts=0
+ExecMainCode=0
+ExecMainStatus=0
+Result=success
+MemoryCurrent=18446744073709551615
+MemoryMax=infinity
+Id=gone.service
+ActiveState=inactive
+SubState=dead
+UnitFileState=
+ActiveEnterTimestamp=
+"""
+
+
+def test_parse_show() -> None:
+    running, failing, unknown = systemd.parse_show(SHOWN)
+    assert running == systemd.UnitStatus(
+        name="blog-blue@1.service",
+        active_state="active",
+        sub_state="running",
+        result="success",
+        main_pid=2417,
+        restarts=0,
+        exit_code=0,
+        memory_bytes=45203456,
+        memory_max_bytes=512 * 2**20,
+        since="Sun 2026-11-22 13:50:01 UTC",
+        enabled=True,
+    )
+    assert running.running
+    assert (failing.restarts, failing.exit_code, failing.result) == (7, 3, "exit-code")
+    assert (failing.memory_bytes, failing.memory_max_bytes) == (None, None)
+    assert not failing.running
+    # enabled until the next boot only
+    assert not failing.enabled
+    assert unknown.memory_bytes is None
+    assert not unknown.running
+
+
+def test_a_unit_that_starts_is_not_running() -> None:
+    (starting,) = systemd.parse_show("Id=a.service\nActiveState=active\nSubState=start-post\n")
+    assert not starting.running
+
+
+def test_nothing_shown_is_no_unit() -> None:
+    assert systemd.parse_show("") == []
+    assert systemd.parse_show("\n") == []
+    # asking for no unit at all would show the manager itself
+    assert systemd.show([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("42", 42),
+        ("9223372036854775807", 2**63 - 1),
+        ("18446744073709551615", None),
+        ("infinity", None),
+        ("[not set]", None),
+        ("", None),
+        ("-1", None),
+    ],
+)
+def test_number(text: str, value: int | None) -> None:
+    assert systemd.number(text) == value
+
+
+def test_enabled_units_are_links_of_a_target(tmp_path: Path) -> None:
+    for target, unit in (
+        ("multi-user.target.wants", "blog-blue@2.service"),
+        ("multi-user.target.wants", "blog-blue@1.service"),
+        ("other.target.wants", "blog-blue@1.service"),
+        ("sockets.target.wants", "blog-blue@1.socket"),
+        ("multi-user.target.wants", "blog-green@1.service"),
+        ("multi-user.target.wants", "blog-blue-eyed@1.service"),
+    ):
+        (tmp_path / target).mkdir(exist_ok=True)
+        # the unit file may be gone: the link still says that it would be started
+        (tmp_path / target / unit).symlink_to(tmp_path / "gone")
+    (tmp_path / "blog-blue@.service").touch()
+    assert systemd.enabled("blog-blue@*.service", tmp_path) == [
+        "blog-blue@1.service",
+        "blog-blue@2.service",
+    ]

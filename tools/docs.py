@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""The tables of variables in the READMEs of the roles, made from meta/argument_specs.yml.
+
+.venv/bin/python tools/docs.py            write them
+.venv/bin/python tools/docs.py --check    show what is out of date; exit 1 if anything is
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ROLES = ROOT / "roles"
+BEGIN = "<!-- begin of what tools/docs.py makes from meta/argument_specs.yml -->"
+END = "<!-- end of what tools/docs.py makes -->"
+#: A longer expression is told better by defaults/main.yml itself.
+LONGEST_EXPRESSION = 60
+
+
+class DocsError(Exception):
+    """A README without a place for its table."""
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def code(text: str) -> str:
+    """A text in a code span of a table cell."""
+    return f"`{text.replace('|', chr(92) + '|')}`"
+
+
+def prose(text: str) -> str:
+    """A description in a table cell: Ansible's C(x) is a code span, nothing is HTML."""
+    text = re.sub(r"\s+", " ", text).strip()
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", r"\|")):
+        text = text.replace(character, escaped)
+    return re.sub(r"[COV]\(([^)]*)\)", r"`\1`", text)
+
+
+def default_cell(option: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> str:
+    """What a variable has if nobody sets it."""
+    if option.get("required"):
+        return "**required**"
+    if "default" in option:
+        return code(json.dumps(option["default"], ensure_ascii=False))
+    if name not in defaults:
+        return ""
+    expression = defaults[name]
+    if isinstance(expression, str) and len(expression.strip()) <= LONGEST_EXPRESSION:
+        return code(expression.strip())
+    return "computed: see [defaults](defaults/main.yml)"
+
+
+def type_cell(option: Mapping[str, Any]) -> str:
+    """The type, with that of the elements of a list."""
+    kind = str(option.get("type", "str"))
+    return f"{kind} of {option['elements']}" if "elements" in option else kind
+
+
+def rows(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], parent: str = ""
+) -> Iterator[tuple[str, str, str, str, str]]:
+    """The rows of a table; keys of a dictionary follow it under its name."""
+    for key, option in options.items():
+        name = f"{parent}{key}"
+        description = option["description"]
+        text = description if isinstance(description, str) else " ".join(description)
+        choices = ", ".join(code(str(choice)) for choice in option.get("choices", []))
+        yield (
+            code(name),
+            type_cell(option),
+            default_cell(option, name, defaults),
+            choices,
+            prose(text),
+        )
+        mark = "[]." if "elements" in option else "."
+        yield from rows(option.get("options", {}), defaults, f"{name}{mark}")
+
+
+def table(role: Path) -> str:
+    """The table of a role's variables, and its entry points if there is more than one."""
+    specs = read_yaml(role / "meta" / "argument_specs.yml")["argument_specs"]
+    defaults = read_yaml(role / "defaults" / "main.yml") or {}
+    lines = ["| Variable | Type | Default | Choices | Description |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows(specs["main"]["options"], defaults)]
+    others = {name: spec for name, spec in specs.items() if name != "main"}
+    if others:
+        lines += ["", "| `tasks_from` | What it does |", "|---|---|"]
+        lines += [
+            f"| {code(name)} | {prose(spec['short_description'])} |"
+            for name, spec in others.items()
+        ]
+    return "\n".join(re.sub(r" +\|", " |", line) for line in lines)
+
+
+def filled(text: str, made: str, name: str) -> str:
+    """A README with its table in place of the one between the markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _former, end, after = rest.partition(END)
+    if not begin or not end:
+        raise DocsError(f"{name} has no lines with these two markers:\n{BEGIN}\n{END}")
+    return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    check = parser.parse_args().check
+    stale = 0
+    try:
+        for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
+            readme = role / "README.md"
+            name = str(readme.relative_to(ROOT))
+            former = readme.read_text(encoding="utf-8")
+            now = filled(former, table(role), name)
+            if now == former:
+                continue
+            stale += 1
+            if check:
+                lines = difflib.unified_diff(
+                    former.splitlines(keepends=True), now.splitlines(keepends=True), name, name
+                )
+                sys.stdout.writelines(lines)
+            else:
+                readme.write_text(now, encoding="utf-8")
+                print(f"docs: wrote {name}")
+    except (DocsError, OSError) as error:
+        print(f"docs: {error}", file=sys.stderr)
+        return 1
+    if check and stale:
+        print("docs: out of date, run .venv/bin/python tools/docs.py", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
