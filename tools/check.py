@@ -198,15 +198,16 @@ def host_steps() -> list[Step]:
 
     def step(name: str, files: Sequence[str], group: str, *options: str) -> Step:
         paths = [steps.ROOT / "tests" / "hosts" / f"test_{file}.py" for file in files]
-        words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", *paths, *options]
+        words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
         return Step(name, "hosts", pytest(*words), hosts=group, alone=name == "time")
 
-    site = ("rollout", "supervision", "sources")
+    site = ("rollout", "supervision", "second_app")
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("hosts-debian13", site, "tests-web13", "--host=web13"),
         step("fleet", ("fleet",), "fleet"),
-        step("time", ("time",), "tests-web12", "-s"),
+        step("killed", ("killed",), "killed-web12", "--group=killed"),
+        step("time", ("time",), "time-web12", "--group=time"),
     ]
 
 
@@ -285,6 +286,9 @@ def report(step: Step, outcome: Outcome, seconds: float, verbose: bool) -> None:
     """Say how a step has ended."""
     word = "FAILED" if outcome.failed else "ok"
     say(f"{word:<7} {step.name:<18} {seconds:6.1f} s   {outcome}")
+    # what a test has measured is worth reading though it passed
+    for figure in re.findall(r"measured: (.+)", outcome.text):
+        say(f"        {figure}")
     if outcome.failed or verbose:
         say(f"{tail(outcome.text)}\n")
 

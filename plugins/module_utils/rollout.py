@@ -143,7 +143,7 @@ def through_proxy(settings: Settings) -> HealthCheck:
     return HealthCheck(**{**vars(settings.health), "host": settings.access.domain})
 
 
-def recover(layout: Layout, current: state.State, settings: Settings) -> str:
+def recover(layout: Layout, current: state.State) -> str:
     """Finishes or undoes what a run that was killed left behind.
 
     The slot that the proxy asks has passed its gate, so it stays; the other one is stopped.
@@ -154,6 +154,7 @@ def recover(layout: Layout, current: state.State, settings: Settings) -> str:
     operation = current.operation
     if not operation:
         return ""
+    settings = Settings.read(operation["settings"])
     serving = layout.serving_slot()
     idle = other_slot(serving)
     if slots.connections(layout, idle):
@@ -167,6 +168,8 @@ def recover(layout: Layout, current: state.State, settings: Settings) -> str:
         told = "it was the first and had not served, it was taken away"
     switched = layout.slot_release(serving) == operation["release"] != operation["previous"]
     if switched and current.status(operation["release"]) != state.GOOD:
+        current.former_settings = current.settings
+        current.settings = operation["settings"]
         current.record(
             release=operation["release"],
             previous=operation["previous"],
@@ -218,7 +221,7 @@ def rollout(
     if not check_mode:
         read_manifest(layout, release)
     current = state.load(layout.state_file)
-    recovered = "" if check_mode else recover(layout, current, settings)
+    recovered = "" if check_mode else recover(layout, current)
     previous = layout.slot_release(layout.serving_slot())
     reasons = needed_because(layout, release, settings, force)
     if not reasons:
@@ -291,6 +294,7 @@ def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
     """
     started = time.monotonic()
     current = state.load(layout.state_file)
+    recover(layout, current)
     serving = layout.serving_slot()
     other = other_slot(serving)
     last = current.history[-1] if current.history else {}
@@ -394,6 +398,7 @@ class Run:
             "slot": self.target,
             "at": state.now(),
             "by": self.by,
+            "settings": self.recorded,
         }
         state.save(self.layout.state_file, self.current)
 

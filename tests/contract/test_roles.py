@@ -38,7 +38,13 @@ INCLUDES = {"ansible.builtin.import_role", "ansible.builtin.include_role"}
 #: A public name in a text; not a part of a longer one.
 VARIABLE = re.compile(r"(?<![A-Za-z0-9_])(?:__)?asgi_[a-z0-9_]+")
 #: Of no role: what a user gives to a playbook.
-OF_PLAYBOOKS = {"asgi_hosts", "asgi_serial", "asgi_release", "asgi_remove_data"}
+OF_PLAYBOOKS = {
+    "asgi_hosts",
+    "asgi_serial",
+    "asgi_proxy_maintenance",
+    "asgi_release",
+    "asgi_remove_data",
+}
 
 
 def defaults(role: str) -> dict[str, Any]:
@@ -223,6 +229,7 @@ def test_every_variable_that_is_used_is_one_that_somebody_sets() -> None:
     known = set(OF_PLAYBOOKS)
     for role in ROLES:
         known |= {*defaults(role), *options(role), *set_by(role)}
+        known |= {name for entry in specs(role).values() for name in entry["options"]}
         known |= {name for path in role_files(role, "vars") for name in load(path)}
         known |= {name for _path, task in role_tasks(role) for name in task.get("vars", {})}
     for name in PLAYBOOKS:

@@ -25,7 +25,13 @@ DOCUMENTS = [
     *(ROOT / "roles" / role / "README.md" for role in ROLES),
 ]
 #: Variables of the playbooks themselves; the table in README.md has them.
-PLAYBOOK_VARIABLES = {"asgi_hosts", "asgi_serial", "asgi_release", "asgi_remove_data"}
+PLAYBOOK_VARIABLES = {
+    "asgi_hosts",
+    "asgi_serial",
+    "asgi_proxy_maintenance",
+    "asgi_release",
+    "asgi_remove_data",
+}
 NAME = re.compile(r"\basgi_[a-z0-9_]*[a-z0-9](?![a-z0-9_*<])")
 
 

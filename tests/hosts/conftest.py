@@ -25,7 +25,8 @@ def collections() -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --host, so that each kind of host can have a run of its own."""
+    """Adds what lets several runs go on at the same time, each with hosts of its own."""
+    parser.addoption("--group", default="tests", help="what the hosts' group begins with")
     parser.addoption("--host", choices=sorted(IMAGES), help="only the tests of this host")
 
 
@@ -48,27 +49,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def site_on(
-    tmp_path_factory: pytest.TempPathFactory, collections: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, collections: Path
 ) -> Iterator[Callable[[str], Site]]:
     """Makes the site on a host, the first time with a new host and the blog on it."""
     sites: dict[str, Site] = {}
+    prefix = request.config.getoption("--group")
 
     def make(name: str) -> Site:
         if name not in sites:
             directory = tmp_path_factory.mktemp(name)
             (directory / "ansible.cfg").write_text(collections_config(collections))
             inventory = directory / "hosts.yml"
-            lab.down(f"tests-{name}")
-            (host,) = lab.up(f"tests-{name}", {name: IMAGES[name]}, inventory)
-            sites[name] = Site(host, directory, inventory, variables=VARIABLES)
-            deploy_blog(sites[name])
+            lab.down(f"{prefix}-{name}")
+            # noted before it is there, so that a start that fails is cleaned up too
+            site = sites[name] = Site(None, directory, inventory, variables=VARIABLES)
+            (site.host,) = lab.up(f"{prefix}-{name}", {name: IMAGES[name]}, inventory)
+            deploy_blog(site)
         return sites[name]
 
     try:
         yield make
     finally:
-        for name in IMAGES:
-            lab.down(f"tests-{name}")
+        for name in sites:
+            lab.down(f"{prefix}-{name}")
 
 
 @pytest.fixture(scope="session", params=IMAGES)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import json
 import os
 import re
+import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,6 +26,7 @@ SECRET = "correct-horse-battery-staple"
 #: Every kind of host; one is enough for what does not depend on it.
 IMAGES = {"web12": "debian12", "web13": "debian13"}
 FIRST = "web12"
+PLAY_TIMEOUT_SECONDS = 300
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
 
@@ -64,19 +69,17 @@ class Site:
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
 
-    def play(self, playbook: str, *, expect: int | None = 0, **variables: Any) -> Played:
-        """Runs a playbook on this host.
+    def start(self, playbook: str, **variables: Any) -> subprocess.Popen[str]:
+        """Starts a playbook on this host, in a process group of its own.
 
         Args:
             playbook: Name in the collection, or a path.
-            expect: The exit code it must have; None for any.
             variables: Added to those of the site.
         """
         given = self.directory / "variables.json"
         given.touch(mode=0o600)
         given.write_text(json.dumps({**self.variables, **variables}))
-        started = time.monotonic()
-        done = subprocess.run(
+        return subprocess.Popen(
             [
                 "ansible-playbook",
                 "--inventory",
@@ -92,16 +95,31 @@ class Site:
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             },
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
-            check=False,
+            start_new_session=True,
         )
-        output = done.stdout + done.stderr
+
+    def play(self, playbook: str, *, expect: int | None = 0, **variables: Any) -> Played:
+        """Runs a playbook on this host to its end.
+
+        Args:
+            playbook: Name in the collection, or a path.
+            expect: The exit code it must have; None for any.
+            variables: Added to those of the site.
+        """
+        started = time.monotonic()
+        process = self.start(playbook, **variables)
+        try:
+            output, _nothing = process.communicate(timeout=PLAY_TIMEOUT_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         if expect is not None:
-            assert (done.returncode == 0) == (expect == 0), output
+            assert (process.returncode == 0) == (expect == 0), output
         assert SECRET not in output, "a secret was shown"
-        return Played(done.returncode, output, time.monotonic() - started)
+        return Played(process.returncode, output, time.monotonic() - started)
 
     def deploy(self, source: Path | None = None, *, expect: int = 0, **variables: Any) -> Played:
         """Deploys a source; what was deployed well is what the next variant is made from."""
@@ -142,28 +160,25 @@ class Site:
         path.write_text(self.run(f"cat {CA_FILE}"))
         return path
 
+    def ask(self, path: str) -> tuple[int, Any, str]:
+        """Asks the app through HTTPS from here; the certificate is verified.
+
+        Returns:
+            Status, headers and body.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca_file()))
+        plain = socket.create_connection((self.host.address, 443), timeout=20)
+        connection = http.client.HTTPConnection(DOMAIN)
+        with context.wrap_socket(plain, server_hostname=DOMAIN) as connection.sock:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read().decode()
+
     def get(self, path: str) -> dict[str, Any]:
-        """Asks the app through HTTPS; the certificate is verified."""
-        done = subprocess.run(
-            [
-                "curl",
-                "--silent",
-                "--show-error",
-                "--fail",
-                "--max-time",
-                "20",
-                "--cacert",
-                str(self.ca_file()),
-                "--resolve",
-                f"{DOMAIN}:443:{self.host.address}",
-                f"https://{DOMAIN}{path}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout)
+        """The JSON that the app answers through HTTPS."""
+        status, _headers, body = self.ask(path)
+        assert status == 200, body
+        answer: dict[str, Any] = json.loads(body)
         return answer
 
     def load(self, **options: Any) -> Any:

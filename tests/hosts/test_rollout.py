@@ -16,7 +16,7 @@ REQUESTS_PER_SECOND = 200
 
 def assert_nothing_failed(result: Any, site: Site) -> None:
     """No request failed, none was lost or done twice, and the load was a load."""
-    print(result.report())
+    print(f"measured: {result.report().splitlines()[0]}")
     assert result.failed == 0, result.report()
     assert result.rate_per_second >= REQUESTS_PER_SECOND
     ledger = result.ledger(site.stored_ids())
@@ -86,7 +86,10 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
         rolled_back = site.play("asgi.deploy.rollback")
         time.sleep(1)
         result = load.stop()
-    print(f"deploy {deployed.seconds:.1f} s, rollback {rolled_back.seconds:.1f} s")
+    print(
+        f"measured: {site.host.image}: deploy {deployed.seconds:.1f} s,"
+        f" rollback {rolled_back.seconds:.1f} s"
+    )
     assert second != first
     assert second.startswith("1.1.0-")
     assert site.serving() == first
@@ -99,6 +102,21 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
     # files of packages are shared by hard links: two releases and the cache
     shared = site.run("find /srv/blog/releases/*/venv -type f -links +2 | wc -l")
     assert int(shared) > 500
+
+
+def test_long_requests_finish_and_websockets_are_told(one_site: Site) -> None:
+    """What the old slot has begun it ends, within drain_seconds; WebSockets get 1012 after that."""
+    version = one_site.variant("same", "long requests")
+    with one_site.load(slow=2, slow_seconds=5, sse=1, sse_count=5, websocket=2) as load:
+        time.sleep(1)
+        played = one_site.deploy(version, asgi_service_drain_seconds=12)
+        time.sleep(1)
+        result = load.stop()
+    assert_nothing_failed(result, one_site)
+    assert result.kinds["slow"].ok >= 2
+    assert result.kinds["sse"].ok >= 1
+    assert result.kinds["websocket"].closed_cleanly == 2
+    assert "2 connections to the old slot were cut" in played.output
 
 
 def test_changed_secret_and_environment_are_a_rollout(one_site: Site) -> None:

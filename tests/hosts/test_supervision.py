@@ -34,7 +34,7 @@ def healthy(site: Site, instance: int) -> bool:
 
 def assert_others_served(result: Any, in_flight_at_most: int) -> None:
     """Only what the dead process was working on was lost, and answers never paused."""
-    print(result.report())
+    print(f"measured: {result.report().splitlines()[0]}")
     assert result.failed <= in_flight_at_most, result.report()
     assert result.longest_gap_seconds < 1.0, result.report()
 

@@ -17,7 +17,8 @@ def test_site_again_changes_nothing_and_is_quick(one_site: Site, tmp_path: Path)
     runs = [one_site.deploy() for _ in range(3)]
     again = min(run.seconds for run in runs)
     print(
-        f"{one_site.host.image}: empty play with facts {floor:.2f} s, site again {again:.2f} s,"
+        f"measured: {one_site.host.image}: empty play with facts {floor:.2f} s,"
+        f" site again {again:.2f} s,"
         f" {again / floor:.2f} times"
     )
     assert [run.changed for run in runs] == [0, 0, 0], runs[0].output

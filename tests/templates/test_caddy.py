@@ -108,7 +108,7 @@ def test_caddy_reads_the_site(caddy: str, given: dict[str, Any], tmp_path: Path)
     ]
     proxies = list(handlers(server, "reverse_proxy"))
     assert [[one["dial"] for one in proxy["upstreams"]] for proxy in proxies] == expected
-    assert json.dumps(server).count("/srv/blog/serving") == 1
+    assert json.dumps(server).count("'try_files': ['green']") == 1
     for proxy in proxies:
         # an idle connection is given up before the server would (servers/uvicorn.py)
         assert proxy["transport"]["keep_alive"]["idle_timeout"] == 2_000_000_000

@@ -72,6 +72,8 @@ def test_an_instance_has_time_to_finish_and_all_of_it_is_killed_after(
     assert seconds(only(service["TimeoutStopSec"])) > graceful
     # SIGTERM goes to the server, SIGKILL to all that it started
     assert only(service["KillMode"]) == "mixed"
+    # one process that the kernel killed ends the instance, which is then started whole
+    assert only(service["OOMPolicy"]) == "stop"
 
 
 def test_memory_is_limited_for_each_instance_and_for_all(given: dict[str, Any]) -> None:
@@ -79,7 +81,8 @@ def test_memory_is_limited_for_each_instance_and_for_all(given: dict[str, Any]) 
     whole = unit("service", "app.slice", given)["Slice"]
     each, total = (size_bytes(only(values["MemoryMax"])) for values in (service, whole))
     instances = int(given.get("asgi_service_instances", 1))
-    assert total >= 2 * instances * each
+    # both slots during a rollout, and the migration before it
+    assert total >= (2 * instances + 1) * each
     assert only(service["MemorySwapMax"]) == only(whole["MemorySwapMax"]) == "0"
     name = given["asgi_app_name"].replace("-", "\\x2d")
     assert only(service["Slice"]) == f"asgi-{name}.slice"
@@ -266,6 +269,26 @@ def test_the_authority_is_the_systems_unless_caddy_is_its_own(
 def test_without_a_proxy_the_app_is_asked_as_localhost() -> None:
     given = {key: text for key, text in MINIMAL.items() if key != "asgi_proxy_domains"}
     assert value("service", "asgi_service_health_host", given) == "localhost"
+
+
+def test_a_wildcard_as_the_first_domain_is_refused_with_what_to_do() -> None:
+    """The health check takes its host from there, and nobody is called `*`."""
+    given = {**MINIMAL, "asgi_proxy_domains": ["*.blog.test", "blog.test"]}
+    (told,) = value("service", "__asgi_service_problems", given)
+    assert told.startswith("asgi_service_health_host: ")
+    assert "asgi_proxy_domains" in told
+    other_order = {**given, "asgi_proxy_domains": ["blog.test", "*.blog.test"]}
+    assert value("service", "__asgi_service_problems", other_order) == []
+
+
+def test_a_migration_may_use_what_an_instance_may_unless_told() -> None:
+    given = {**MINIMAL, "asgi_service_memory_max": "300M"}
+    found = unit("migrate", "migrate@.service", given)["Service"]
+    assert only(found["MemoryMax"]) == "300M"
+    (told,) = value(
+        "migrate", "__asgi_migrate_problems", {**MINIMAL, "asgi_migrate_memory_max": "1 GB"}
+    )
+    assert told.startswith("asgi_migrate_memory_max: ")
 
 
 @pytest.mark.parametrize("role", ["app", "migrate", "service", "proxy"])

@@ -10,6 +10,7 @@ import pwd
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -525,28 +526,28 @@ def test_a_password_does_not_break_access_without_http(tmp_path: Path, url: str)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_git_on_a_host_is_the_business_of_another_user(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes from elsewhere is not read, written or run as root."""
-    base = tmp_path_factory.mktemp("host")
-    # pytest's own directories are its user's only
-    for parent in (base, base.parent, base.parent.parent, base.parent.parent.parent):
-        if parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    repository(base / "origin")
-    target = base / "target"
-    target.mkdir()
-    shutil.chown(target, "nobody")
-    url = f"file://{base / 'origin'}"
-    commit = source.resolve_commit(url, "main", base, {}, "nobody")
-    source.checkout(url, commit, target, {}, "nobody")
-    assert (target / "blog/main.py").is_file()
+    bare(repository(tmp_path / "origin"), tmp_path / "served/blog.git")
+    # another user cannot read it, as it cannot read what root has configured on a host
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL")
+    monkeypatch.setenv("HOME", str(tmp_path))
     nobody = pwd.getpwnam("nobody")
-    assert {path.lstat().st_uid for path in target.rglob("*")} == {nobody.pw_uid}
-    plan = source.host_checkout_plan(url, "main", base, {}, {}, "nobody")
+    # pytest's own directories are closed to others
+    with tempfile.TemporaryDirectory() as name, serve(tmp_path / "served") as (server, _seen):
+        target, url = Path(name), f"{server}/blog.git"
+        shutil.chown(target, "nobody")
+        commit = source.resolve_commit(url, "main", target, {}, "nobody")
+        source.checkout(url, commit, target, {}, "nobody")
+        assert (target / "blog/main.py").is_file()
+        assert {path.lstat().st_uid for path in target.rglob("*")} == {nobody.pw_uid}
+        plan = source.host_checkout_plan(url, "main", Path("/"), {}, {}, "nobody")
+    assert commit == git(tmp_path / "origin", "rev-parse", "main")
     assert plan["commit"] == commit
     assert plan["release"].startswith(f"git.{commit[:7]}-")
-    assert (plan["digest"], plan["archive"]) == ("", "")
+    # every host makes its own archive of it, none is brought there
+    assert plan["archive"] == ""
 
 
 @pytest.mark.parametrize(

