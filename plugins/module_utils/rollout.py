@@ -29,6 +29,7 @@ from .servers import server
 
 #: How often a serving app is asked before it is called unhealthy.
 HEALTH_ATTEMPTS = 3
+STOP_OLD = "stop the old slot"
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,13 @@ def recover(layout: Layout, current: state.State) -> str:
     slots.stop(layout, idle)
     slots.disable(layout, idle)
     told = f"slot {serving} serves and stays"
-    if operation["previous"] is None and not current.good_releases():
+    # after the last step but one the rollout is written down, and the first has no old slot
+    written = operation["step"] == STOP_OLD
+    if operation["previous"] is None and not written:
         slots.stop(layout, serving)
         slots.forget(layout, serving)
         told = "it was the first and had not served, it was taken away"
-    switched = layout.slot_release(serving) == operation["release"] != operation["previous"]
-    if switched and current.status(operation["release"]) != state.GOOD:
+    elif serving == operation["slot"] and not written:
         current.former_settings = current.settings
         current.settings = operation["settings"]
         current.record(
@@ -177,6 +179,7 @@ def recover(layout: Layout, current: state.State) -> str:
             status=state.GOOD,
             reason=f"cut off while it was to {operation['step']}",
             by=operation["by"],
+            run=operation.get("run", ""),
         )
     current.operation = {}
     state.save(layout.state_file, current)
@@ -195,6 +198,7 @@ def rollout(
     by: str,
     force: str = "",
     leave: bool = False,
+    run: str = "",
     check_mode: bool = False,
 ) -> dict[str, Any]:
     """Brings one release to serve on this host.
@@ -207,6 +211,7 @@ def rollout(
         by: Who asked for it, for the history.
         force: Why to roll out what already serves (restart); empty to leave that alone.
         leave: The release that serves now is not to be gone back to (rollback).
+        run: Names the run of the fleet; only in the same run is this undone.
         check_mode: Say what would be done.
 
     Returns:
@@ -249,7 +254,7 @@ def rollout(
         if as_it_was:
             recorded = current.former_settings
             settings = Settings.read(recorded)
-        run = Run(
+        doing = Run(
             layout,
             release,
             settings,
@@ -261,8 +266,9 @@ def rollout(
             by,
             left_status=state.LEFT if leave else "",
             as_it_was=as_it_was,
+            run=run,
         )
-        result["cut_connections"] = run.all_steps()
+        result["cut_connections"] = doing.all_steps()
         result["slot"] = target
     elif current.settings != recorded:
         current.settings = dict(recorded)
@@ -274,7 +280,7 @@ def rollout(
     return result
 
 
-def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
+def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> dict[str, Any]:
     """Takes back what the last rollout of a release did on this host.
 
     For the hosts of a fleet that moved before another one failed. The other slot still has all
@@ -285,6 +291,7 @@ def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
         release: What was rolled out; it is failed from now on.
         reason: Why, for the history.
         by: Who asked for it.
+        run: Names the run of the fleet; what a former run did stays.
 
     Returns:
         As `rollout`.
@@ -302,6 +309,7 @@ def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
         layout.slot_release(serving) == release
         and last.get("release") == release
         and last.get("status") == state.GOOD
+        and last.get("run", "") == run
     )
     previous = last.get("previous") if moved else None
     result: dict[str, Any] = {
@@ -326,7 +334,7 @@ def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
                 " roll back with the rollback playbook"
             )
         recorded = current.former_settings
-        run = Run(
+        back_again = Run(
             layout,
             str(previous),
             Settings.read(recorded),
@@ -339,9 +347,9 @@ def undo(layout: Layout, release: str, reason: str, by: str) -> dict[str, Any]:
             left_status=failed,
             as_it_was=True,
         )
-        result["cut_connections"] = run.all_steps()
+        result["cut_connections"] = back_again.all_steps()
         result.update(release=previous, slot=other)
-    elif current.status(release) != failed:
+    elif result["release"] != release and current.status(release) != failed:
         current.record(release=release, status=failed, reason=reason, by=by)
     state.save(layout.state_file, current)
     result["seconds"] = round(time.monotonic() - started, 1)
@@ -374,6 +382,7 @@ class Run:
         by: Who asked for it.
         left_status: What the previous release is from now on, if it is to be noted.
         as_it_was: Start the target slot with all that it has (undo), not with what is new.
+        run: Names the run of the fleet that it belongs to.
     """
 
     layout: Layout
@@ -387,6 +396,7 @@ class Run:
     by: str
     left_status: str = ""
     as_it_was: bool = False
+    run: str = ""
     switched: bool = False
 
     def step(self, name: str) -> None:
@@ -398,6 +408,7 @@ class Run:
             "slot": self.target,
             "at": state.now(),
             "by": self.by,
+            "run": self.run,
             "settings": self.recorded,
         }
         state.save(self.layout.state_file, self.current)
@@ -412,6 +423,7 @@ class Run:
             status=status,
             reason=reason,
             by=self.by,
+            run=self.run,
             seconds=round(seconds, 1),
         )
         state.save(self.layout.state_file, self.current)
@@ -433,12 +445,16 @@ class Run:
                     action()
         except Exception as error:
             # whatever failed, the way back is the same; it is raised again below
-            told = self.put_back(before)
-            reason = f"{name}: {str(error).splitlines()[0]}"
+            try:
+                told = self.put_back(before)
+            except Exception as second:
+                told = f"the way back failed too, look at the host: {second}"
+            cause = str(error) or repr(error)
+            reason = f"{name}: {cause.splitlines()[0]}"
             status = state.REFUSED if self.release == self.previous else state.FAILED
             self.finish(status, reason, time.monotonic() - started)
             raise DeployError(
-                f'release {self.release} was refused at the step "{name}": {error}\n'
+                f'release {self.release} was refused at the step "{name}": {cause}\n'
                 f"{told}.\n"
                 "Mend the cause and deploy again. The journal stays on the host:"
                 f" journalctl -u '{layout.name}-{target}@*'",
@@ -454,7 +470,7 @@ class Run:
         if self.previous is None:
             return 0
         old = other_slot(target)
-        self.step("stop the old slot")
+        self.step(STOP_OLD)
         cut = slots.settle(layout, old, settings.settle_seconds, settings.drain_seconds)
         slots.stop(layout, old)
         slots.disable(layout, old)
@@ -470,7 +486,10 @@ class Run:
         def prepare() -> None:
             slots.stop(layout, target)
             slots.disable(layout, target)
-            if not self.as_it_was:
+            if self.as_it_was:
+                # the one file that both slots share
+                systemd.install_unit_files({layout.slice_file: settings.units.slice})
+            else:
                 slots.prepare(layout, target, self.release, settings.units)
 
         return [

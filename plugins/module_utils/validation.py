@@ -61,7 +61,8 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
     problems += path_problems("asgi_app_root", [values["asgi_app_root"]])
     if int(values["asgi_app_keep_releases"]) < 2:
         problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
-    for index in [values["asgi_app_index"], *values["asgi_app_extra_indexes"]]:
+    extra = values["asgi_app_extra_indexes"]
+    for index in [values["asgi_app_index"], *([extra] if isinstance(extra, str) else extra)]:
         if index and not mapping(index).get("url"):
             problems.append("asgi_app_index, asgi_app_extra_indexes: write {url: https://...}")
             continue
@@ -291,6 +292,7 @@ def certificate_kind(domains: Sequence[str], chosen: str) -> str:
 
 def private_name(domain: str) -> bool:
     """Says whether no public authority certifies a name."""
+    domain = domain.lower()
     try:
         ipaddress.ip_address(domain)
         return True
@@ -306,7 +308,10 @@ def migrate_problems(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if int(values["asgi_migrate_timeout_seconds"]) < 1:
         problems.append("asgi_migrate_timeout_seconds: at least 1")
-    problems += size_problems("asgi_migrate_memory_max", values["asgi_migrate_memory_max"])
+    wrong = size_problems("asgi_migrate_memory_max", values["asgi_migrate_memory_max"])
+    if not wrong and mebibytes(values["asgi_migrate_memory_max"]) < 16:
+        wrong = ["asgi_migrate_memory_max: no Python starts with less than 16M"]
+    problems += wrong
     try:
         shlex.split(values["asgi_migrate_command"])
     except ValueError as error:

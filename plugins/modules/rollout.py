@@ -103,6 +103,10 @@ options:
     description: Who asked for it, for the history.
     type: str
     default: ""
+  run:
+    description: Names the run of a fleet; V(undone) leaves alone what another run did.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -217,6 +221,7 @@ ARGUMENTS = {
     "leave": {"type": "bool", "default": False},
     "reason": {"type": "str", "default": ""},
     "by": {"type": "str", "default": ""},
+    "run": {"type": "str", "default": ""},
 }
 
 
@@ -241,6 +246,7 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
         recorded=recorded,
         by=params["by"],
         leave=params["leave"],
+        run=params["run"],
         force="restart" if params["restart"] else "",
         check_mode=check_mode,
     )
@@ -251,7 +257,9 @@ def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str
     if check_mode:
         return {"changed": layout.slot_release(layout.serving_slot()) == params["release"]}
     with rollout.locked(layout):
-        return rollout.undo(layout, params["release"], params["reason"], params["by"])
+        return rollout.undo(
+            layout, params["release"], params["reason"], params["by"], params["run"]
+        )
 
 
 def absent(layout: Layout, check_mode: bool) -> dict[str, Any]:

@@ -28,7 +28,6 @@ DOCUMENTS = [
 PLAYBOOK_VARIABLES = {
     "asgi_hosts",
     "asgi_serial",
-    "asgi_proxy_maintenance",
     "asgi_release",
     "asgi_remove_data",
 }
@@ -40,7 +39,8 @@ def option_specs() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for role in ["app", *ROLES]:
         text = (ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text()
-        for name, option in yaml.safe_load(text)["argument_specs"]["main"]["options"].items():
+        entries = yaml.safe_load(text)["argument_specs"].values()
+        for name, option in (pair for entry in entries for pair in entry["options"].items()):
             found.setdefault(name, option)
     return found
 

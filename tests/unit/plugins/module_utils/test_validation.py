@@ -422,13 +422,11 @@ def test_the_least_total_that_is_told_is_one_that_is_accepted(instances: int | s
     assert problems({**few, "asgi_service_memory_total": least}) == []
 
 
-@pytest.mark.xfail(strict=True, reason="migrate_problems() has no least size: 512 is 512 bytes")
 def test_a_migration_needs_as_much_as_python_does() -> None:
     (told,) = problems({"asgi_migrate_memory_max": "512"})
     assert told.startswith("asgi_migrate_memory_max: ")
 
 
-@pytest.mark.xfail(strict=True, reason="app_problems() takes each letter for an index")
 def test_text_for_a_list_of_indexes_is_one_mistake() -> None:
     (told,) = problems({"asgi_app_extra_indexes": "https://pypi.example.com/simple"})
     assert told.startswith("asgi_app_index, asgi_app_extra_indexes: ")
