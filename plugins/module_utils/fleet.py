@@ -11,29 +11,51 @@ from typing import Any
 from .errors import DeployError
 
 
-def rollback_target(reports: Sequence[Mapping[str, Any]], wanted: str = "") -> str:
+def rollback_target(
+    reports: Sequence[Mapping[str, Any]], wanted: str = "", across_migration: bool = False
+) -> str:
     """Returns the release to which a fleet goes back.
 
     Args:
         reports: What each host says of the app (module release_info, `app`).
         wanted: A release by name; empty for the last good one that all hosts have and that
             none of them serves alone with all the others.
+        across_migration: Go back although the database was migrated since.
 
     Raises:
-        DeployError: There is nothing to go back to.
+        DeployError: There is nothing to go back to, or a migration lies between.
     """
     if not reports:
         raise DeployError("no host was reached, so there is nothing to roll back")
-    on_all = set.intersection(
-        *({release["release"] for release in report["releases"]} for report in reports)
-    )
-    if wanted:
-        if wanted not in on_all:
-            known = ", ".join(sorted(on_all)) or "none"
-            raise DeployError(
-                f"asgi_release: {wanted} is not on every host; all of them have: {known}"
-            )
-        return wanted
+    target = wanted_release(reports, wanted) if wanted else last_good_release(reports)
+    crossed = {
+        release: heads
+        for report in reports
+        for release, heads in crossed_migration(report, target).items()
+    }
+    if crossed and not across_migration:
+        known = "; ".join(f"{release} has {', '.join(heads)}" for release, heads in crossed.items())
+        raise DeployError(
+            f"between {target} and what serves now the database was migrated ({known}). A rollback"
+            " runs no migration: the former code would run on the newer schema. Where that is"
+            " right (columns were only added), say asgi_rollback_across_migration: true; else"
+            " deploy a version that mends the cause"
+        )
+    return target
+
+
+def wanted_release(reports: Sequence[Mapping[str, Any]], wanted: str) -> str:
+    """Returns the named release if all hosts have it."""
+    on_all = releases_on_all(reports)
+    if wanted not in on_all:
+        known = ", ".join(sorted(on_all)) or "none"
+        raise DeployError(f"asgi_release: {wanted} is not on every host; all of them have: {known}")
+    return wanted
+
+
+def last_good_release(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the last release that was good on all hosts and is not what all serve."""
+    on_all = releases_on_all(reports)
     serving = {report["release"] for report in reports}
     # the order is that of the first host; what all serve is what is to be left
     for release in reports[0]["good_releases"]:
@@ -44,6 +66,25 @@ def rollback_target(reports: Sequence[Mapping[str, Any]], wanted: str = "") -> s
         "there is nothing to go back to: no other release that all hosts have has served well"
         " on all of them; deploy a former version with the site playbook instead"
     )
+
+
+def releases_on_all(reports: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Returns the releases that every host has."""
+    return set.intersection(
+        *({release["release"] for release in report["releases"]} for report in reports)
+    )
+
+
+def crossed_migration(report: Mapping[str, Any], target: str) -> dict[str, list[str]]:
+    """Returns the newest migrations of what serves and of the target, where they differ.
+
+    Only where both are known: of an app without a tool that can tell nothing is said.
+    """
+    heads = {release["release"]: release.get("migration_heads") for release in report["releases"]}
+    served = report["release"]
+    if heads.get(served) is None or heads.get(target) is None or heads[served] == heads[target]:
+        return {}
+    return {release: list(heads[release] or ["none"]) for release in (served, target)}
 
 
 def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:

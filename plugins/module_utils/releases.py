@@ -29,7 +29,21 @@ IMPORT_TIMEOUT_SECONDS = 120
 
 #: Run by the release's interpreter, in the app's sandbox. Prints what was found as JSON.
 IMPORT_CHECK = """
-import importlib, importlib.metadata, json, sys
+import importlib, importlib.metadata, importlib.util, json, os, sys
+
+def migration_heads():
+    # what the newest migrations of this release are, where the tool that has them can tell
+    if os.path.exists("alembic.ini") and importlib.util.find_spec("alembic"):
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+        return sorted(ScriptDirectory.from_config(Config("alembic.ini")).get_heads())
+    if os.environ.get("DJANGO_SETTINGS_MODULE") and importlib.util.find_spec("django"):
+        import django
+        from django.db.migrations.loader import MigrationLoader
+        django.setup()
+        return sorted(".".join(node) for node in MigrationLoader(None).graph.leaf_nodes())
+    return None
+
 entrypoint, server = sys.argv[1:]
 module_name, _, attribute = entrypoint.partition(":")
 sys.path.insert(0, "")
@@ -40,8 +54,14 @@ for name in attribute.split("."):
     target = getattr(target, name)
 if not callable(target):
     sys.exit(f"{entrypoint} is not callable, so it is no ASGI application")
-version = importlib.metadata.version(server)
-print(json.dumps({"python": sys.version.split()[0], "server": server, "server_version": version}))
+found = {"python": sys.version.split()[0], "server": server}
+found["server_version"] = importlib.metadata.version(server)
+try:
+    found["migration_heads"] = migration_heads()
+except Exception as error:
+    found["migration_heads"] = None
+    found["migration_heads_unknown"] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
 """
 
 

@@ -43,6 +43,7 @@ OF_PLAYBOOKS = {
     "asgi_serial",
     "asgi_proxy_maintenance",
     "asgi_release",
+    "asgi_rollback_across_migration",
     "asgi_remove_data",
 }
 

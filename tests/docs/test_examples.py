@@ -29,6 +29,7 @@ PLAYBOOK_VARIABLES = {
     "asgi_hosts",
     "asgi_serial",
     "asgi_release",
+    "asgi_rollback_across_migration",
     "asgi_remove_data",
 }
 NAME = re.compile(r"\basgi_[a-z0-9_]*[a-z0-9](?![a-z0-9_*<])")

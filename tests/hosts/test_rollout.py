@@ -83,13 +83,15 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
     with site.load() as load:
         deployed = site.deploy(version)
         second = site.serving()
-        rolled_back = site.play("asgi.deploy.rollback")
+        refused = site.play("asgi.deploy.rollback", expect=2)
+        rolled_back = site.play("asgi.deploy.rollback", asgi_rollback_across_migration=True)
         time.sleep(1)
         result = load.stop()
     print(
         f"measured: {site.host.image}: deploy {deployed.seconds:.1f} s,"
         f" rollback {rolled_back.seconds:.1f} s"
     )
+    assert f"{second} has 0003" in refused.output
     assert second != first
     assert second.startswith("1.1.0-")
     assert site.serving() == first

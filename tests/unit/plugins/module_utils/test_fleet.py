@@ -83,6 +83,37 @@ def test_there_may_be_nothing_to_go_back_to(reports: list[dict[str, Any]], told:
         fleet.rollback_target(reports)
 
 
+def with_heads(report: dict[str, Any], **heads: list[str] | None) -> dict[str, Any]:
+    """Adds to a report what the newest migrations of its releases are."""
+    releases = [{**one, "migration_heads": heads.get(one["release"])} for one in report["releases"]]
+    return {**report, "releases": releases}
+
+
+@pytest.mark.parametrize("wanted", ["", "a"])
+def test_a_migration_is_not_crossed_unless_told(wanted: str) -> None:
+    reports = [with_heads(host("b", "a b"), a=["0001"], b=["0002"])]
+    with pytest.raises(DeployError, match="b has 0002; a has 0001") as refused:
+        fleet.rollback_target(reports, wanted)
+    assert "asgi_rollback_across_migration: true" in refused.value.message
+    assert fleet.rollback_target(reports, wanted, True) == "a"
+
+
+def test_one_host_that_would_cross_a_migration_is_enough() -> None:
+    same = with_heads(host("a", "b a", "abc"), a=["1"], b=["1"], c=["2"])
+    ahead = with_heads(host("c", "b a c"), a=["1"], b=["1"], c=["2"])
+    with pytest.raises(DeployError, match="c has 2; a has 1"):
+        fleet.rollback_target([same, ahead])
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(["1"], ["1"]), (None, ["1"]), (["1"], None), (None, None), ([], [])]
+)
+def test_no_migration_lies_between_or_nobody_knows(
+    a: list[str] | None, b: list[str] | None
+) -> None:
+    assert fleet.rollback_target([with_heads(host("b", "a b"), a=a, b=b)]) == "a"
+
+
 def test_a_release_may_be_named_if_all_hosts_have_it() -> None:
     reports = [host("c", "a b! c"), host("c", "b c", "abc")]
     assert fleet.rollback_target(reports, "a") == "a"
