@@ -38,6 +38,7 @@ has python3 || fail "python3 is missing"
 wanted=
 python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 has ssh || wanted="$wanted openssh-client"
+has openssl || wanted="$wanted openssl"
 if has dpkg-query && has apt-get; then
     [ $lab = no ] || wanted="$wanted $LAB_PACKAGES"
     missing=

@@ -283,6 +283,65 @@ def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path)
     assert "/usr/bin/caddy" in running_caddy(second)
 
 
+HOOKS = (
+    "asgi_app_before_stage",
+    "asgi_app_after_stage",
+    "asgi_migrate_before",
+    "asgi_migrate_after",
+    "asgi_service_before_rollout",
+    "asgi_service_after_rollout",
+    "asgi_service_on_failure",
+)
+
+
+def test_hooks_run_at_their_steps(second: Site, tmp_path: Path) -> None:
+    """Each at its step and in order, with the release to read; one that fails takes it back."""
+    second.deploy()
+    serving = answer(second)
+    given = {}
+    for hook in HOOKS:
+        (tmp_path / f"{hook}.yml").write_text(
+            "- name: Note the step\n"
+            "  ansible.builtin.lineinfile:\n"
+            "    path: /srv/hooks.log\n"
+            "    create: true\n"
+            "    mode: '0644'\n"
+            f"    line: \"{hook} {{{{ asgi_app_release | default('none') }}}}\"\n"
+            "  become: true\n"
+        )
+        given[hook] = [str(tmp_path / f"{hook}.yml")]
+    app = tmp_path / "app"
+    shutil.copytree(HELLO, app)
+    (app / "hello.py").write_text((HELLO / "hello.py").read_text().replace("Hello", "Hooks"))
+    second.run("rm -f /srv/hooks.log")
+    second.play(
+        "asgi.deploy.site",
+        asgi_app_source={"path": str(app)},
+        asgi_migrate_command="true",
+        **given,
+    )
+    lines = second.run("cat /srv/hooks.log").splitlines()
+    assert [line.split()[0] for line in lines] == list(HOOKS[:-1])
+    assert len({line.split()[1] for line in lines[1:]}) == 1
+    assert "Hooks from" in answer(second)
+
+    # a hook that fails after the rollout is a rollout that failed
+    (tmp_path / "refuse.yml").write_text(
+        "- name: Refuse\n  ansible.builtin.fail:\n    msg: not at this hour\n"
+    )
+    refused = second.play(
+        "asgi.deploy.site",
+        expect=2,
+        asgi_app_source={"path": str(HELLO)},
+        asgi_service_after_rollout=[str(tmp_path / "refuse.yml")],
+        asgi_service_on_failure=given["asgi_service_on_failure"],
+    )
+    assert "not at this hour" in refused.output
+    assert "Hooks from" in answer(second)
+    assert "asgi_service_on_failure" in second.run("tail -1 /srv/hooks.log")
+    assert answer(second) != serving
+
+
 def test_maintenance_page_is_on_and_off_without_a_reload(one_site: Site) -> None:
     """503 with Retry-After from elsewhere; this host still reaches the app; a reboot keeps it."""
 
