@@ -55,7 +55,7 @@ class FilterModule:
             "rollback_target": fleet.rollback_target,
             "sandbox_directives": sandbox_directives,
             "server_command": server_command,
-            "status_line": fleet.status_line,
+            "status_table": fleet.status_table,
             "summary": fleet.summary,
             "service_problems": validation.service_problems,
         }

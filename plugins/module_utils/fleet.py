@@ -117,20 +117,52 @@ def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
     return ", ".join(parts)
 
 
-def status_line(report: Mapping[str, Any]) -> str:
-    """Returns what serves on a host, in one line for a person."""
-    if report["release"] is None:
-        return f"{report['name']}: no release serves"
-    last = report["history"][-1] if report["history"] else {}
-    return (
-        f"{report['name']}: {report['release']} in slot {report['slot']},"
-        f" {report['instances_running']} of {len(report['instances'])} instances,"
-        f" memory {report['memory_mebibytes']} of {report['memory_max_mebibytes']} MiB,"
-        f" {report['restarts']} restarts, "
-        f"last rollout {last.get('at', 'unknown')} was {last.get('status', 'unknown')}"
-        f"{' by ' + last['by'] if last.get('by') else ''}"
-        f"{', a run was cut off: the next deploy mends it' if report['operation'] else ''}"
+def status_row(report: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what serves on a host as the cells of a table, by their headings."""
+    version = next(
+        (one["version"] for one in report["releases"] if one["release"] == report["release"]), ""
     )
+    days = report["certificate_days"]
+    return {
+        "release": report["release"] or "nothing serves",
+        "version": version,
+        "slot": report["slot"] or "",
+        "up": f"{report['instances_running']} of {len(report['instances'])}",
+        "memory MiB": f"{report['memory_mebibytes']} of {report['memory_max_mebibytes']}",
+        "restarts": str(report["restarts"]),
+        "since": report["since"],
+        "certificate": "" if days is None else f"{days:g} days",
+        "last rollout": last_event(report),
+    }
+
+
+def last_event(report: Mapping[str, Any]) -> str:
+    """Returns the last event of a host's history, and a run that was cut off, for a person."""
+    cut_off = "a run was cut off: the next deploy mends it" if report["operation"] else ""
+    if not report["history"]:
+        return cut_off
+    last = report["history"][-1]
+    by = f" by {last['by']}" if last.get("by") else ""
+    told = f"{last['status']} {last['at']}{by}"
+    return f"{told}, {cut_off}" if cut_off else told
+
+
+def status_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns what serves on each host as the lines of a table.
+
+    Args:
+        reports: What each host says of the app (module release_info, `app`), by its name;
+            nothing for a host that was not reached.
+    """
+    found = {host: status_row(report) for host, report in reports.items() if report}
+    headings = list(next(iter(found.values()), {}))
+    rows = [["host", *headings]]
+    rows += [[host, *found.get(host, {"release": "not reached"}).values()] for host in reports]
+    filled = [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*filled)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in filled
+    ]
 
 
 def failures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

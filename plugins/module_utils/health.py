@@ -9,6 +9,7 @@ import http.client
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,3 +157,18 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise DeployError(f"the certificate authority {ca_file} cannot be read: {error}") from error
+
+
+def certificate_days(address: str, port: int, context: ssl.SSLContext, host: str) -> float | None:
+    """Returns for how many days the certificate of a site is still good.
+
+    None where the site does not answer with a certificate that is good for the host.
+    """
+    try:
+        plain = socket.create_connection((address, port), timeout=5)
+        with plain, context.wrap_socket(plain, server_hostname=host) as connection:
+            certificate = connection.getpeercert() or {}
+    except (OSError, ValueError):
+        return None
+    ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    return round((ends - time.time()) / 86400, 1)

@@ -13,7 +13,9 @@ from typing import Any
 
 from . import slots, state, systemd
 from .commands import run
+from .health import certificate_days, tls_context
 from .layout import SLOTS, Layout
+from .proxies import access_from
 from .releases import read_manifest
 
 MINIMUM_SYSTEMD = 247
@@ -27,8 +29,13 @@ def instances(layout: Layout, slot: str) -> list[dict[str, Any]]:
     return [asdict(status) for status in systemd.show(names)]
 
 
-def report(layout: Layout) -> dict[str, Any]:
-    """Returns releases, slots, instances and history of an app on this host."""
+def report(layout: Layout, ask_proxy: bool = False) -> dict[str, Any]:
+    """Returns releases, slots, instances and history of an app on this host.
+
+    Args:
+        layout: The app.
+        ask_proxy: Look at the certificate of its site, too.
+    """
     current = state.load(layout.state_file)
     serving = layout.serving_slot()
     active = layout.slot_release(serving)
@@ -53,9 +60,20 @@ def report(layout: Layout) -> dict[str, Any]:
         "memory_mebibytes": sum(one["memory_bytes"] or 0 for one in found) // 2**20,
         "memory_max_mebibytes": sum(one["memory_max_bytes"] or 0 for one in found) // 2**20,
         "open_connections": {slot: slots.connections(layout, slot) for slot in SLOTS},
+        "since": min((one["since"] for one in found if one["since"]), default=""),
+        "certificate_days": site_certificate_days(current) if ask_proxy else None,
         "history": current.history,
         "operation": current.operation,
     }
+
+
+def site_certificate_days(current: state.State) -> float | None:
+    """Returns for how many days the certificate of the app's site is good, if there is one."""
+    access = access_from(current.settings.get("proxy", {}))
+    if access.provider == "none":
+        return None
+    context = tls_context(access.ca_file)
+    return certificate_days(access.address, access.port, context, access.domain)
 
 
 def host_problems(

@@ -22,6 +22,10 @@ options:
   user:
     description: The app's user; O(name) by default.
     type: str
+  ask_proxy:
+    description: Look at the certificate of the app's site, too.
+    type: bool
+    default: false
   packages:
     description: Debian packages to look for.
     type: list
@@ -101,6 +105,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.report import (
 ARGUMENTS = {
     **APP_ARGUMENTS,
     "user": {"type": "str"},
+    "ask_proxy": {"type": "bool", "default": False},
     "packages": {"type": "list", "elements": "str", "default": []},
 }
 
@@ -114,7 +119,7 @@ def main() -> None:
         problems = host_problems(layout, user)
         module.exit_json(
             changed=False,
-            app=report(layout),
+            app=report(layout, module.params["ask_proxy"]),
             missing_packages=missing_packages(module.params["packages"]),
             missing_users=missing_users([user, f"{layout.name}-build"]),
             problems=problems,

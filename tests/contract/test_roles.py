@@ -45,6 +45,7 @@ OF_PLAYBOOKS = {
     "asgi_release",
     "asgi_rollback_across_migration",
     "asgi_remove_data",
+    "asgi_status_json",
 }
 
 
@@ -236,6 +237,7 @@ def test_every_variable_that_is_used_is_one_that_somebody_sets() -> None:
     for name in PLAYBOOKS:
         for _path, task in playbook_tasks(name):
             known |= {task.get("register"), *task.get("ansible.builtin.set_fact", {})}
+            known |= {*task.get("vars", {})}
     unknown = {}
     paths = [*REPOSITORY.glob("roles/**/*.yml"), *REPOSITORY.glob("roles/**/*.j2")]
     for path in [*paths, *REPOSITORY.glob("playbooks/*.yml")]:

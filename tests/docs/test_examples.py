@@ -31,6 +31,7 @@ PLAYBOOK_VARIABLES = {
     "asgi_release",
     "asgi_rollback_across_migration",
     "asgi_remove_data",
+    "asgi_status_json",
 }
 NAME = re.compile(r"\basgi_[a-z0-9_]*[a-z0-9](?![a-z0-9_*<])")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -133,3 +135,16 @@ def test_changed_secret_and_environment_are_a_rollout(one_site: Site) -> None:
     assert one_site.slot() != slot
     page = one_site.run(f"curl -s --unix-socket /run/asgi/blog/{one_site.slot()}/1.sock http://x/")
     assert "Another title" in page
+
+
+def test_status_tells_what_serves(one_site: Site) -> None:
+    """As a table for a person, and as JSON."""
+    table = one_site.play("asgi.deploy.status").output
+    for told in (one_site.serving(), one_site.slot(), "2 of 2", " days", "good "):
+        assert told in table
+    told = one_site.play("asgi.deploy.status", asgi_status_json=True).output
+    found = re.search(r'^ *"msg": (".*")$', told, re.MULTILINE)
+    assert found is not None, told
+    report = json.loads(json.loads(found[1]))[one_site.host.name]
+    assert (report["release"], report["slot"]) == (one_site.serving(), one_site.slot())
+    assert 0 < report["certificate_days"] < 366

@@ -163,33 +163,41 @@ def test_summary_of_a_check_mode_has_no_numbers() -> None:
     assert fleet.summary(result) == "1-a -> 2-b in slot green (release 1-a to 2-b)"
 
 
-def test_status_line() -> None:
-    report = {
-        "name": "blog",
-        "release": "2-b",
-        "slot": "green",
-        "instances": [{}, {}],
-        "instances_running": 1,
-        "memory_mebibytes": 96,
-        "memory_max_mebibytes": 512,
-        "restarts": 4,
-        "history": [{"at": "2026-11-22T13:00:00+00:00", "by": "ann", "status": LEFT}],
-        "operation": {},
-    }
-    line = fleet.status_line(report)
-    for told in (
-        "blog: 2-b in slot green",
-        "1 of 2 instances",
-        "4 restarts",
-        "T13:00:00",
-        "was left",
-        "by ann",
-    ):
-        assert told in line
-    assert "cut off" not in line
-    assert "a run was cut off" in fleet.status_line({**report, "operation": {"step": "x"}})
-    assert "unknown" in fleet.status_line({**report, "history": []})
-    assert fleet.status_line({**report, "release": None}) == "blog: no release serves"
+REPORT = {
+    "name": "blog",
+    "release": "2-b",
+    "slot": "green",
+    "releases": [{"release": "1-a", "version": "1"}, {"release": "2-b", "version": "2"}],
+    "instances": [{}, {}],
+    "instances_running": 1,
+    "memory_mebibytes": 96,
+    "memory_max_mebibytes": 512,
+    "restarts": 4,
+    "since": "Sun 2026-11-22 13:00:00 UTC",
+    "certificate_days": 61.5,
+    "history": [{"at": "2026-11-22T13:00:00+00:00", "by": "ann", "status": LEFT}],
+    "operation": {},
+}
+
+
+def test_status_table() -> None:
+    table = fleet.status_table({"web1": REPORT, "web22": {}})
+    assert table == [
+        "host   release      version  slot   up      memory MiB  restarts"
+        "  since                        certificate  last rollout",
+        "web1   2-b          2        green  1 of 2  96 of 512   4       "
+        "  Sun 2026-11-22 13:00:00 UTC  61.5 days    left 2026-11-22T13:00:00+00:00 by ann",
+        "web22  not reached",
+    ]
+
+
+def test_status_of_a_host_without_the_app_or_with_a_run_cut_off() -> None:
+    nothing = {**REPORT, "release": None, "slot": None, "certificate_days": None, "history": []}
+    assert fleet.status_row(nothing)["release"] == "nothing serves"
+    assert fleet.status_row(nothing)["last rollout"] == ""
+    cut_off = fleet.status_row({**REPORT, "operation": {"step": "x"}})["last rollout"]
+    assert cut_off.endswith("by ann, a run was cut off: the next deploy mends it")
+    assert fleet.status_table({}) == ["host"]
 
 
 # --- a rollout that failed on one host ------------------------------------------------------------
