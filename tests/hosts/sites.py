@@ -193,6 +193,7 @@ class Site:
             "keepalive_post": 2,
             "new_post": 1,
             "get_path": "/api/posts?limit=3",
+            "websocket_greeting": 1,
             **options,
         }
         return client.Load(**settings)

@@ -256,10 +256,10 @@ def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site: Site) -> None:
     """Caddy reads the candidate aside; its words are the cause."""
-    second.deploy()
-    refused = second.deploy(expect=2, asgi_proxy_request_body_max="lots")
+    second.deploy(HELLO)
+    refused = second.deploy(HELLO, expect=2, asgi_proxy_request_body_max="lots")
     assert "Caddy refuses the new configuration; nothing was changed" in refused.output
-    assert "lots" in refused.output
+    assert "request_body" in refused.output, refused.output
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
     # the file on disk is the good one as well: it is read again at a reboot
@@ -270,16 +270,18 @@ def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path)
     """Another Caddy than Debian's takes over both sites; one with another checksum does not."""
     checksum = hashlib.sha256(newest_caddy.read_bytes()).hexdigest()
     archive = {"asgi_proxy_caddy_install": "archive", "asgi_proxy_caddy_source": str(newest_caddy)}
-    wrong = second.deploy(expect=2, **archive, asgi_proxy_caddy_checksum=f"sha256:{'0' * 64}")
+    wrong = second.deploy(
+        HELLO, expect=2, **archive, asgi_proxy_caddy_checksum=f"sha256:{'0' * 64}"
+    )
     assert f"has sha256:{checksum}" in wrong.output
     assert "/usr/bin/caddy" in running_caddy(second)
-    second.deploy(**archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
     assert "/usr/local/bin/caddy" in running_caddy(second)
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
-    again = second.deploy(**archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    again = second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
     assert again.changed == 0, again.output
-    second.deploy()
+    second.deploy(HELLO)
     assert "/usr/bin/caddy" in running_caddy(second)
 
 
@@ -296,7 +298,7 @@ HOOKS = (
 
 def test_hooks_run_at_their_steps(second: Site, tmp_path: Path) -> None:
     """Each at its step and in order, with the release to read; one that fails takes it back."""
-    second.deploy()
+    second.deploy(HELLO)
     serving = answer(second)
     given = {}
     for hook in HOOKS:

@@ -126,6 +126,7 @@ class Settings:
     sse_count: int = _option("events that each stream must bring", int, 5)
     sse_timeout: float = _option("longest whole stream, in seconds", float, 300.0)
     websocket_path: str = _option("path of the WebSocket echo", str, "/ws")
+    websocket_greeting: int = _option("messages of the app before the first echo", int, 0)
     websocket_interval: float = _option("seconds between messages", float, 0.25)
     timeout: float = _option("seconds until a request (or a silent stream) has failed", float, 30.0)
     duration: float | None = _option(
@@ -1166,6 +1167,7 @@ class Engine:
             except TimeoutError:
                 raise RequestFailed("timeout", "upgrade") from None
             socket_ = WebSocket(reader, writer)
+            await self._greetings(socket_)
             receiving = asyncio.create_task(socket_.receive())
             return await self._echoes(socket_, receiving)
         finally:
@@ -1201,6 +1203,17 @@ class Engine:
             raise RequestFailed("upgrade failed", "wrong Sec-WebSocket-Accept")
         if b"x-release" in headers:
             self.recorder.release(headers[b"x-release"].decode("latin-1"))
+
+    async def _greetings(self, websocket: WebSocket) -> None:
+        """Read what the app says before it is asked; a missing or other message is a failure."""
+        for number in range(self.settings.websocket_greeting):
+            try:
+                async with asyncio.timeout(self.settings.timeout):
+                    opcode, payload = await websocket.receive()
+            except TimeoutError:
+                raise RequestFailed("timeout", f"no greeting {number + 1}") from None
+            if opcode != _TEXT:
+                raise RequestFailed("no greeting", repr(payload[:60]))
 
     async def _echoes(
         self, websocket: WebSocket, receiving: asyncio.Task[tuple[int, bytes]]
