@@ -39,14 +39,17 @@ class ActionModule(ActionBase):
         try:
             if not arguments.get("plan") and not on_host:
                 return {"changed": False, "plan": plan_here(arguments, source)}
-            return self._on_host(arguments, task_vars or {})
+            return self._on_host(arguments, task_vars or {}, on_host)
         except DeployError as error:
             return {"failed": True, "msg": error.message, **error.facts}
 
-    def _on_host(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _on_host(
+        self, arguments: dict[str, Any], task_vars: dict[str, Any], on_host: bool
+    ) -> dict[str, Any]:
         """Runs the module, a second time with the archive where the host has not got it."""
         result: dict[str, Any] = self._execute_module(MODULE, arguments, task_vars=task_vars)
-        if not result.pop("needs_archive", False):
+        # a plan that was made on a host names no file of this machine
+        if not result.pop("needs_archive", False) or on_host:
             return result
         archive = Path(arguments["plan"]["archive"])
         try:

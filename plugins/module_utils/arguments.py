@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import DeployError
 from .layout import Layout
+from .validation import NAME
+
+#: `/srv/<name>` at least: all below it is removed with the app.
+MINIMUM_PARTS = 3
 
 APP_ARGUMENTS = {
     "name": {"type": "str", "required": True},
@@ -18,5 +23,14 @@ APP_ARGUMENTS = {
 
 
 def layout_from(params: Mapping[str, Any]) -> Layout:
-    """Returns the layout of the app that the options name."""
-    return Layout(params["name"], Path(params["root"] or f"/srv/{params['name']}"))
+    """Returns the layout of the app that the options name.
+
+    Raises:
+        DeployError: No usable name, or a root that is not a directory of the app alone.
+    """
+    name, root = params["name"], Path(params["root"] or f"/srv/{params['name']}")
+    if not NAME.fullmatch(name):
+        raise DeployError(f"name: {name!r} is not the name of an app")
+    if len(root.parts) < MINIMUM_PARTS or not root.is_absolute():
+        raise DeployError(f"root: {root} must be a directory of the app alone, as /srv/{name}")
+    return Layout(name, root)

@@ -13,6 +13,8 @@ import contextlib
 import os
 import re
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +116,7 @@ class Builder:
                 self._with_uv(kind, variables)
             else:
                 self._with_pip(kind, variables)
-        relocate(self.environment_directory, self.directory)
+        relocate(self.environment_directory, self.directory, self.user)
 
     def call(self, argv: Sequence[str], variables: Mapping[str, str], doing: str) -> None:
         """Runs one step of the build as the build user."""
@@ -321,44 +323,67 @@ def ensure_uv(settings: BuildSettings, variables: Mapping[str, str]) -> Path:
     program = directory / "bin" / "uv"
     if program.is_file():
         return program
-    aside = TOOL_DIRECTORY / f".uv-{settings.uv_version}"
-    shutil.rmtree(aside, ignore_errors=True)
     TOOL_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # apps are deployed at the same time; each makes its own and the first one stays
+    aside = Path(tempfile.mkdtemp(dir=TOOL_DIRECTORY, prefix=".uv-"))
+    aside.chmod(0o755)
+    # root reads no configuration and no cache of the build user
+    own = {"HOME": os.devnull, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
     pip = [str(aside / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    run(
-        ["python3", "-m", "venv", str(aside)],
-        timeout_seconds=settings.timeout_seconds,
-        doing="make an environment for uv",
-    )
-    run(
-        [*pip, "--disable-pip-version-check", f"uv=={settings.uv_version}"],
-        timeout_seconds=settings.timeout_seconds,
-        environment=variables,
-        umask=0o022,
-        doing="install uv",
-    )
-    aside.replace(directory)
+    try:
+        run(
+            ["python3", "-m", "venv", str(aside)],
+            timeout_seconds=settings.timeout_seconds,
+            doing="make an environment for uv",
+        )
+        run(
+            [*pip, "--disable-pip-version-check", f"uv=={settings.uv_version}"],
+            timeout_seconds=settings.timeout_seconds,
+            environment={**variables, **own},
+            umask=0o022,
+            doing="install uv",
+        )
+        if not directory.exists():
+            aside.replace(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return program
 
 
-def relocate(environment: Path, directory: Path) -> None:
+#: Run as the build user, whose files they are: each is written anew, so that the other names
+#: of a hard link keep their content. Arguments: directory of the scripts, old path, new path.
+RELOCATE = """
+import os, sys
+from pathlib import Path
+scripts, old, new = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3].encode()
+for script in scripts.iterdir():
+    if script.is_symlink() or not script.is_file():
+        continue
+    content = script.read_bytes()
+    if old in content and b"\\0" not in content:
+        mode = script.stat().st_mode
+        script.unlink()
+        script.write_bytes(content.replace(old, new))
+        script.chmod(mode)
+"""
+
+
+def relocate(environment: Path, directory: Path, user: str | None = None) -> None:
     """Makes the scripts of a virtual environment name the release's final path.
 
     A release is built under a name with a leading `.building-` and renamed after; scripts
     carry the interpreter's path in their first line.
+
+    Args:
+        environment: The virtual environment.
+        directory: The release in the making.
+        user: Who owns it; root itself must not write where that user can plant links.
     """
-    old = str(directory).encode()
-    new = str(directory.with_name(directory.name[len(BUILDING) :])).encode()
-    for script in (environment / "bin").iterdir():
-        if script.is_symlink() or not script.is_file():
-            continue
-        content = script.read_bytes()
-        if old not in content or b"\0" in content:
-            continue
-        # a new file, so that a hard link's other name keeps its content
-        aside = script.with_name(f".{script.name}.new")
-        aside.write_bytes(content.replace(old, new))
-        status = script.stat()
-        aside.chmod(status.st_mode)
-        os.chown(aside, status.st_uid, status.st_gid)
-        aside.replace(script)
+    final = directory.with_name(directory.name[len(BUILDING) :])
+    run(
+        [sys.executable, "-I", "-c", RELOCATE, *map(str, (environment / "bin", directory, final))],
+        timeout_seconds=60,
+        user=user,
+        umask=0o027,
+        doing="make the scripts name the release",
+    )

@@ -158,21 +158,24 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
                 {},
                 "compile the app",
             )
+        # from here on only root makes names in it; systemd reads this file as root
+        os.chown(aside, 0, aside.stat().st_gid)
+        write_atomic(aside / "release.env", f"ASGI_RELEASE={request.release}\n", 0o644)
         found = import_check(layout, request, aside)
         manifest = {
+            **found,
             "format": 1,
             "app": layout.name,
             "release": request.release,
             **request.manifest,
-            **found,
             "entrypoint": request.entrypoint,
             "notes": builder.notes,
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_seconds": round(time.monotonic() - started, 1),
         }
-        write_atomic(aside / "release.env", f"ASGI_RELEASE={request.release}\n", 0o644)
         write_atomic(aside / "release.json", json.dumps(manifest, indent=2) + "\n", 0o644)
-        os.chown(aside, 0, aside.stat().st_gid)
+        # a power cut must not leave empty files under a final name
+        os.sync()
         aside.replace(layout.release(request.release))
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -217,7 +220,7 @@ def import_check(layout: Layout, request: StageRequest, release: Path) -> dict[s
         f"Group={request.user}",
         f"WorkingDirectory={release / 'app'}",
         f"RuntimeMaxSec={IMPORT_TIMEOUT_SECONDS}",
-        f"EnvironmentFile=-{release / 'release.env'}",
+        f"EnvironmentFile={release / 'release.env'}",
     ]
     properties += [
         f"EnvironmentFile=-{layout.configuration / name}" for name in CONFIGURATION_FILES

@@ -132,16 +132,11 @@ def missing_users(users: Sequence[str], passwd: Path = PASSWD) -> list[str]:
 def user_problems(layout: Layout, user: str, passwd: Path = PASSWD) -> list[str]:
     """Returns whether the app's user would be a person or another service."""
     for line in passwd.read_text(encoding="utf-8").splitlines():
-        name, _password, uid, *_rest = line.split(":")
-        if name == user and not layout.root.exists():
-            if int(uid) >= 1000:
-                return [
-                    f"asgi_app_user: {user} is a person's account on this host; choose"
-                    " another user or another asgi_app_name"
-                ]
-            if int(uid) < 100:
-                return [
-                    f"asgi_app_user: {user} is an account of the system itself; choose"
-                    " another user or another asgi_app_name"
-                ]
+        name, _password, _uid, _gid, _comment, home, _shell = line.split(":")
+        ours = home == f"/var/lib/asgi/{layout.name}" or layout.root.exists()
+        if name == user and not ours:
+            return [
+                f"asgi_app_user: {user} is an account that this host already has for something"
+                " else; choose another user or another asgi_app_name"
+            ]
     return []

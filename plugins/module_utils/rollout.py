@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from . import proxies, slots, state, systemd
@@ -72,8 +72,12 @@ class Settings:
 
 
 @contextlib.contextmanager
-def locked(layout: Layout) -> Iterator[None]:
+def locked(layout: Layout, wait_seconds: float = 0) -> Iterator[None]:
     """Holds the app on this host for one change at a time.
+
+    Args:
+        layout: The app.
+        wait_seconds: How long to wait for somebody else to end.
 
     Raises:
         DeployError: Somebody else holds it.
@@ -81,14 +85,19 @@ def locked(layout: Layout) -> Iterator[None]:
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
     with layout.lock_file.open("a+", encoding="utf-8") as file:
         layout.lock_file.chmod(0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise DeployError(
-                f"{layout.name} is being changed on this host by another run"
-                f" ({file.read().strip()}); nothing was done, try again when it has ended"
-            ) from error
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise DeployError(
+                        f"{layout.name} is being changed on this host by another run"
+                        f" ({file.read().strip()}); nothing was done, try again when it has ended"
+                    ) from error
+                time.sleep(slots.POLL_SECONDS)
         file.truncate(0)
         file.write(f"pid {os.getpid()} since {state.now()}")
         file.flush()
@@ -158,10 +167,14 @@ def recover(layout: Layout, current: state.State) -> str:
     settings = Settings.read(operation["settings"])
     serving = layout.serving_slot()
     idle = other_slot(serving)
+    # a switch may be more than one file: it is done whole before the idle slot is stopped
+    proxies.driver(settings.access.provider).switch(layout, serving)
     if slots.connections(layout, idle):
         slots.settle(layout, idle, settings.settle_seconds, settings.drain_seconds)
     slots.stop(layout, idle)
     slots.disable(layout, idle)
+    if serving == operation["slot"]:
+        systemd.install_unit_files({layout.slice_file: settings.units.slice})
     told = f"slot {serving} serves and stays"
     # after the last step but one the rollout is written down, and the first has no old slot
     written = operation["step"] == STOP_OLD
@@ -273,10 +286,14 @@ def rollout(
     elif current.settings != recorded:
         current.settings = dict(recorded)
         state.save(layout.state_file, current)
-    result["pruned"] = prune(layout, settings.keep_releases, needed_releases(layout, current))
+    try:
+        result["pruned"] = prune(layout, settings.keep_releases, needed_releases(layout, current))
+        result.update(slots.memory(layout, result["slot"], settings.instances))
+    except (DeployError, OSError) as error:
+        # the release serves; what could not be tidied up is told, not undone
+        result["warnings"] = [f"old releases could not be removed: {error}"]
     result["changed"] = bool(reasons or recovered or result["pruned"])
     result["seconds"] = round(time.monotonic() - started, 1)
-    result.update(slots.memory(layout, result["slot"], settings.instances))
     return result
 
 
@@ -320,7 +337,14 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         "reasons": [reason] if moved else [],
         "cut_connections": 0,
     }
-    failed = state.REFUSED if previous == release else state.FAILED
+    # a release that has served well in another run is not bad because one host failed
+    served = any(
+        event["release"] == release
+        and event["status"] == state.GOOD
+        and event.get("run", "") != run
+        for event in current.history
+    )
+    failed = state.REFUSED if served or previous == release else state.FAILED
     if moved and previous is None:
         slots.stop(layout, serving)
         slots.forget(layout, serving)
@@ -333,7 +357,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
                 f"{release} serves and cannot be undone: slot {other} has {back}, not {previous};"
                 " roll back with the rollback playbook"
             )
-        recorded = current.former_settings
+        recorded = current.former_settings or current.settings
         back_again = Run(
             layout,
             str(previous),
@@ -349,7 +373,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         )
         result["cut_connections"] = back_again.all_steps()
         result.update(release=previous, slot=other)
-    elif result["release"] != release and current.status(release) != failed:
+    elif result["release"] != release and not served and current.status(release) != failed:
         current.record(release=release, status=failed, reason=reason, by=by)
     state.save(layout.state_file, current)
     result["seconds"] = round(time.monotonic() - started, 1)
@@ -363,7 +387,8 @@ def needed_releases(layout: Layout, current: state.State) -> Sequence[str]:
     good = [
         release for release in current.good_releases() if release != serving and release in staged
     ]
-    return [release for release in (serving, *good[:1]) if release]
+    slots_hold = [layout.slot_release(slot) for slot in SLOTS]
+    return [release for release in dict.fromkeys((serving, *good[:1], *slots_hold)) if release]
 
 
 @dataclass
@@ -399,9 +424,9 @@ class Run:
     run: str = ""
     switched: bool = False
 
-    def step(self, name: str) -> None:
-        """Writes down what is about to be done, for the run that finds this one killed."""
-        self.current.operation = {
+    def operation(self, name: str) -> dict[str, Any]:
+        """What the run that finds this one killed needs to know."""
+        return {
             "step": name,
             "release": self.release,
             "previous": self.previous,
@@ -411,11 +436,15 @@ class Run:
             "run": self.run,
             "settings": self.recorded,
         }
+
+    def step(self, name: str) -> None:
+        """Writes down what is about to be done."""
+        self.current.operation = self.operation(name)
         state.save(self.layout.state_file, self.current)
 
-    def finish(self, status: str, reason: str, seconds: float) -> None:
-        """Writes down how it ended; no step is under way any more."""
-        self.current.operation = {}
+    def finish(self, status: str, reason: str, seconds: float, then: str = "") -> None:
+        """Writes down how it ended, and the step that is still to be done, if any."""
+        self.current.operation = self.operation(then) if then else {}
         self.current.record(
             release=self.release,
             previous=self.previous,
@@ -452,7 +481,10 @@ class Run:
             cause = str(error) or repr(error)
             reason = f"{name}: {cause.splitlines()[0]}"
             status = state.REFUSED if self.release == self.previous else state.FAILED
-            self.finish(status, reason, time.monotonic() - started)
+            try:
+                self.finish(status, reason, time.monotonic() - started)
+            except OSError as second:
+                told += f"; that could not be written down: {second}"
             raise DeployError(
                 f'release {self.release} was refused at the step "{name}": {cause}\n'
                 f"{told}.\n"
@@ -466,14 +498,16 @@ class Run:
         self.current.settings = dict(self.recorded)
         if self.left_status and self.previous not in (None, self.release):
             self.current.record(release=self.previous, status=self.left_status, by=self.by)
-        self.finish(state.GOOD, "; ".join(self.reasons), time.monotonic() - started)
+        # one write: a run that is killed here is known to have an old slot to stop
+        then = STOP_OLD if self.previous is not None else ""
+        self.finish(state.GOOD, "; ".join(self.reasons), time.monotonic() - started, then)
         if self.previous is None:
             return 0
         old = other_slot(target)
-        self.step(STOP_OLD)
         cut = slots.settle(layout, old, settings.settle_seconds, settings.drain_seconds)
         slots.stop(layout, old)
         slots.disable(layout, old)
+        systemd.install_unit_files({layout.slice_file: settings.units.slice})
         self.current.operation = {}
         state.save(layout.state_file, self.current)
         return cut
@@ -486,11 +520,15 @@ class Run:
         def prepare() -> None:
             slots.stop(layout, target)
             slots.disable(layout, target)
+            # the one file that both slots share
+            both = settings.units.slice
+            if self.previous is not None:
+                both = slots.slice_for_both(layout, both)
             if self.as_it_was:
-                # the one file that both slots share
-                systemd.install_unit_files({layout.slice_file: settings.units.slice})
+                systemd.install_unit_files({layout.slice_file: both})
             else:
-                slots.prepare(layout, target, self.release, settings.units)
+                units = replace(settings.units, slice=both)
+                slots.prepare(layout, target, self.release, units)
 
         return [
             ("prepare the slot", prepare),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
 from .health import Answer, HealthCheck, ask_socket
 from .layout import CONFIGURATION_FILES, Layout
+from .units import SIZES
 
 POLL_SECONDS = 0.2
 STOP_TIMEOUT_SECONDS = 900
@@ -107,26 +109,43 @@ def snapshot(layout: Layout, slot: str) -> Snapshot:
 
 def restore(layout: Layout, slot: str, before: Snapshot) -> None:
     """Gives a stopped slot what it had."""
-    if before.release is None:
-        remove(layout.slot_link(slot))
-    else:
-        link_atomic(layout.slot_link(slot), f"../releases/{before.release}")
     for path, text in before.files.items():
         if text is None:
             remove(path)
         elif read_text(path) != text:
             write_atomic(path, text, mode=0o600 if layout.configuration in path.parents else 0o644)
     systemd.systemctl("daemon-reload")
+    # last: with the link the slot is taken to have what belongs to that release
+    if before.release is None:
+        remove(layout.slot_link(slot))
+    else:
+        link_atomic(layout.slot_link(slot), f"../releases/{before.release}")
 
 
 def prepare(layout: Layout, slot: str, release: str, units: SlotUnits) -> None:
     """Points a slot that is not running at a release and gives it today's configuration."""
     directory = layout.slot_configuration(slot)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # first: what the slot had no longer belongs to its former release
+    link_atomic(layout.slot_link(slot), f"../releases/{release}")
     for path, text in configuration_files(layout, slot).items():
         write_atomic(path, text, mode=0o600)
-    link_atomic(layout.slot_link(slot), f"../releases/{release}")
     systemd.install_unit_files(unit_files(layout, slot, units))
+
+
+def slice_memory_bytes(text: str) -> int:
+    """Returns the MemoryMax= of a slice in bytes; 0 where it has none."""
+    match = re.search(r"^MemoryMax=([0-9]+)([KMGT]?)$", text, re.MULTILINE)
+    return int(match[1]) * SIZES[match[2]] if match else 0
+
+
+def slice_for_both(layout: Layout, wanted: str) -> str:
+    """Returns the text of the slice while both slots run: a smaller limit comes later.
+
+    systemd applies a limit at once, and the slot that serves may need what it has.
+    """
+    present = read_text(layout.slice_file) or ""
+    return wanted if slice_memory_bytes(wanted) >= slice_memory_bytes(present) else present
 
 
 def start(layout: Layout, slot: str, instances: int) -> None:

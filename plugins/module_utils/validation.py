@@ -44,10 +44,15 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with the variables of the role `app`."""
     problems = []
     name = values["asgi_app_name"]
-    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH or name in RESERVED_NAMES:
+    if (
+        not NAME.fullmatch(name)
+        or len(name) > NAME_LENGTH
+        or name in RESERVED_NAMES
+        or name.endswith("-build")
+    ):
         problems.append(
             f"asgi_app_name: {name!r} is not usable; write lower case letters, digits and single"
-            f" dashes, at most {NAME_LENGTH}, for example 'blog'"
+            f" dashes, at most {NAME_LENGTH}, no -build at its end, for example 'blog'"
         )
     if not ENTRYPOINT.fullmatch(values["asgi_app_entrypoint"]):
         problems.append(

@@ -88,22 +88,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    params = module.params
-    layout, release = layout_from(params), params["release"]
-    if layout.migration_record(release).exists():
-        module.exit_json(changed=False)
-    if module.check_mode:
-        module.exit_json(changed=True)
+    params, release = module.params, module.params["release"]
     result = {}
     try:
-        with locked(layout):
-            if params["state"] == "recorded":
-                record(layout, release, "ran on another host")
-            else:
-                result = migrate(layout, release, params["unit"], params["timeout_seconds"])
+        layout = layout_from(params)
+        changed = not layout.migration_record(release).exists()
+        if changed and not module.check_mode:
+            with locked(layout):
+                if params["state"] == "recorded":
+                    record(layout, release, "ran on another host")
+                else:
+                    result = migrate(layout, release, params["unit"], params["timeout_seconds"])
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
-    module.exit_json(changed=True, **result)
+    except OSError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, **result)
 
 
 if __name__ == "__main__":

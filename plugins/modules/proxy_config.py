@@ -113,6 +113,8 @@ def main() -> None:
         )
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
+    except OSError as error:
+        module.fail_json(msg=str(error))
     module.exit_json(**result)
 
 

@@ -194,6 +194,7 @@ migrated:
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,10 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     """Builds the release of the plan where it is not there yet."""
     plan = params["plan"]
     release = plan["release"]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", release):
+        raise DeployError(f"plan: {release!r} is not the id of a release")
+    if not re.fullmatch(r"(?:[0-9a-f]{40})?", plan["commit"]):
+        raise DeployError(f"plan: {plan['commit']!r} is not a commit")
     result = {"release": release, "migrated": layout.migration_record(release).exists()}
     if layout.manifest(release).exists():
         return {**result, "changed": False, "manifest": read_manifest(layout, release)}
@@ -350,6 +355,8 @@ def main() -> None:
             result = planned(module.params)
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
+    except OSError as error:
+        module.fail_json(msg=str(error))
     module.exit_json(**result)
 
 

@@ -113,8 +113,8 @@ ARGUMENTS = {
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    layout = layout_from(module.params)
     try:
+        layout = layout_from(module.params)
         user = module.params["user"] or layout.name
         problems = host_problems(layout, user)
         module.exit_json(
@@ -126,6 +126,8 @@ def main() -> None:
         )
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
+    except OSError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

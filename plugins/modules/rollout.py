@@ -200,6 +200,7 @@ SETTINGS = (
     "drain_seconds",
     "keep_releases",
 )
+UNDO_WAIT_SECONDS = 300
 ARGUMENTS = {
     **APP_ARGUMENTS,
     "state": {"type": "str", "choices": ["serving", "undone", "absent"], "default": "serving"},
@@ -256,7 +257,8 @@ def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str
     """Takes a rollout back."""
     if check_mode:
         return {"changed": layout.slot_release(layout.serving_slot()) == params["release"]}
-    with rollout.locked(layout):
+    # a module of the same run may still be at work, after its connection was lost
+    with rollout.locked(layout, UNDO_WAIT_SECONDS):
         return rollout.undo(
             layout, params["release"], params["reason"], params["by"], params["run"]
         )
@@ -280,8 +282,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    layout = layout_from(module.params)
     try:
+        layout = layout_from(module.params)
         if module.params["state"] == "absent":
             result = absent(layout, module.check_mode)
         elif module.params["state"] == "undone":
@@ -293,6 +295,10 @@ def main() -> None:
                 result = serve(module.params, layout, False)
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
+    except OSError as error:
+        module.fail_json(msg=str(error))
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 

@@ -276,7 +276,7 @@ def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path)
     assert f"has sha256:{checksum}" in wrong.output
     assert "/usr/bin/caddy" in running_caddy(second)
     second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
-    assert "/usr/local/bin/caddy" in running_caddy(second)
+    assert "/opt/asgi/caddy-" in running_caddy(second)
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
     again = second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")

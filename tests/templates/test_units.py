@@ -216,12 +216,17 @@ def test_a_migration_runs_the_code_of_its_release(given: dict[str, Any]) -> None
     ("install", "program"),
     [
         ("package", "/usr/bin/caddy"),
-        ("binary", "/usr/local/bin/caddy"),
-        ("archive", "/usr/local/bin/caddy"),
+        ("binary", "/opt/asgi/caddy-3f2a9c81b0d4/caddy"),
+        ("archive", "/opt/asgi/caddy-3f2a9c81b0d4/caddy"),
     ],
 )
 def test_the_unit_of_caddy(install: str, program: str) -> None:
-    given = {**MINIMAL, "asgi_proxy_caddy_install": install}
+    checksum = f"sha256:3f2a9c81b0d4{'0' * 52}"
+    given = {
+        **MINIMAL,
+        "asgi_proxy_caddy_install": install,
+        "asgi_proxy_caddy_checksum": checksum,
+    }
     service = unit("proxy", "caddy.service", given)["Service"]
     main_file = render("proxy", "etc/caddy/Caddyfile", given)
     grace = re.search(r"grace_period (\d+)s", main_file)

@@ -33,6 +33,8 @@ USER = "caddy"
 HOME = Path("/var/lib/caddy")
 CONFIGURATION = Path("/etc/caddy")
 MAIN_FILE = CONFIGURATION / "Caddyfile"
+#: There while Caddy has not taken up what is on disk.
+PENDING = CONFIGURATION / ".pending"
 UNIT_FILE = systemd.SYSTEM_UNITS / SERVICE
 #: In the first line of every file of ours.
 MARKER = "Managed by asgi.deploy"
@@ -99,7 +101,9 @@ class Caddy:
             return {"changed": False, "changes": [], "diff": []}
         running = systemd.show([SERVICE])[0]
         result = {
-            "changed": bool(changed) or not (running.running and running.enabled),
+            "changed": bool(changed)
+            or PENDING.exists()
+            or not (running.running and running.enabled),
             "changes": [str(path) for path in changed],
             "diff": diff,
         }
@@ -111,17 +115,23 @@ class Caddy:
             validate(program, after)
         started = time.time()
         try:
+            # a run that is killed before Caddy has taken the files up leaves it behind
+            write_files({PENDING: ""})
             write_files({path: after[path] for path in changed})
             apply(restart=UNIT_FILE in changed)
-        except DeployError as error:
+            remove(PENDING)
+        except (DeployError, OSError) as error:
             lines = systemd.journal([SERVICE], started)
             write_files({path: before[path] for path in changed})
-            back = "the former configuration is back"
+            told = "the former configuration is back"
             if running.running:
                 with contextlib.suppress(DeployError):
                     apply(restart=not systemd.show([SERVICE])[0].running)
+                if not systemd.show([SERVICE])[0].running:
+                    told += ", but Caddy does not run with it: systemctl status caddy"
+            remove(PENDING)
             raise DeployError(
-                f"Caddy did not take up the new configuration; {back}.\n{error.message}\n"
+                f"Caddy did not take up the new configuration; {told}.\n{error}\n"
                 f"last lines of its journal:\n{lines}"
             ) from error
         return result
@@ -154,7 +164,8 @@ def candidate(after: Mapping[Path, str | None]) -> Iterator[Path]:
                 inside.unlink(missing_ok=True)
             else:
                 inside.write_text(text, encoding="utf-8")
-        for path in (Path(name), copy, *copy.rglob("*")):
+        # children first: once a directory is theirs, the user could put links in it
+        for path in (*copy.rglob("*"), copy, Path(name)):
             shutil.chown(path, USER, USER)
         yield copy / MAIN_FILE.name
 
