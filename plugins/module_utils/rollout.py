@@ -140,11 +140,12 @@ def healthy_now(layout: Layout, settings: Settings) -> str:
         if not status.running:
             return f"{status.name} is {status.active_state}"
     ask = proxies.driver(settings.access.provider).ask
-    for _attempt in range(HEALTH_ATTEMPTS):
+    for attempt in range(HEALTH_ATTEMPTS):
+        if attempt:
+            time.sleep(1)
         answer = ask(layout, settings.access, through_proxy(settings))
         if answer.healthy:
             return ""
-        time.sleep(1)
     return f"through the proxy: {answer.text}"
 
 

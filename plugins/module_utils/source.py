@@ -381,8 +381,7 @@ def git_plan(
     """Plans a release of a commit, checked out on this machine, and packs it."""
     commit = resolve_commit(url, version, scratch, access)
     tree = scratch / commit
-    if not tree.exists():
-        checkout(url, commit, tree, access)
+    checkout(url, commit, tree, access)
     found = entries(tree)
     archive = scratch / f"{commit}.tar.gz"
     pack(tree, found, archive)
