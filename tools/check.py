@@ -206,6 +206,7 @@ def host_steps() -> list[Step]:
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("hosts-debian13", site, "tests-web13", "--host=web13"),
         step("fleet", ("fleet",), "fleet"),
+        step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
         step("time", ("time",), "time-web12", "--group=time"),
     ]

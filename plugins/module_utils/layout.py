@@ -67,6 +67,11 @@ class Layout:
         """Held by the module that changes this app on this host."""
         return self.root / ".lock"
 
+    @property
+    def run_file(self) -> Path:
+        """Says which run changes this app on this host, from its first step to its last."""
+        return self.root / "lock.json"
+
     def migration_record(self, release: str) -> Path:
         """Exists when the release's migration has succeeded for this fleet."""
         return self.root / "migrations" / f"{release}.json"

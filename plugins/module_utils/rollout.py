@@ -11,8 +11,6 @@ decides which of them is asked.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,39 +67,6 @@ class Settings:
             drain_seconds=float(values["drain_seconds"]),
             keep_releases=int(values["keep_releases"]),
         )
-
-
-@contextlib.contextmanager
-def locked(layout: Layout, wait_seconds: float = 0) -> Iterator[None]:
-    """Holds the app on this host for one change at a time.
-
-    Args:
-        layout: The app.
-        wait_seconds: How long to wait for somebody else to end.
-
-    Raises:
-        DeployError: Somebody else holds it.
-    """
-    layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with layout.lock_file.open("a+", encoding="utf-8") as file:
-        layout.lock_file.chmod(0o600)
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    raise DeployError(
-                        f"{layout.name} is being changed on this host by another run"
-                        f" ({file.read().strip()}); nothing was done, try again when it has ended"
-                    ) from error
-                time.sleep(slots.POLL_SECONDS)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} since {state.now()}")
-        file.flush()
-        yield
 
 
 @contextlib.contextmanager

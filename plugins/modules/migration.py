@@ -36,6 +36,12 @@ options:
     description: The limit that the unit has.
     type: int
     default: 600
+  run:
+    description:
+      - Names the run that this call belongs to. Refused where another run has locked the app
+        (module M(asgi.deploy.lock)).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -68,8 +74,8 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.migrations import migrate, record
-from ansible_collections.asgi.deploy.plugins.module_utils.rollout import locked
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
@@ -77,6 +83,7 @@ ARGUMENTS = {
     "release": {"type": "str", "required": True},
     "unit": {"type": "str"},
     "timeout_seconds": {"type": "int", "default": 600},
+    "run": {"type": "str", "default": ""},
 }
 
 
@@ -94,7 +101,7 @@ def main() -> None:
         layout = layout_from(params)
         changed = not layout.migration_record(release).exists()
         if changed and not module.check_mode:
-            with locked(layout):
+            with locked(layout, run=params["run"]):
                 if params["state"] == "recorded":
                     record(layout, release, "ran on another host")
                 else:

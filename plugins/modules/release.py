@@ -148,6 +148,12 @@ options:
     description: What the app may do beyond the fixed sandbox, for the import check.
     type: dict
     default: {}
+  run:
+    description:
+      - Names the run that this call belongs to. Refused where another run has locked the app
+        (module M(asgi.deploy.lock)).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -203,12 +209,12 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layou
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     StageRequest,
     read_manifest,
     stage,
 )
-from ansible_collections.asgi.deploy.plugins.module_utils.rollout import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
@@ -265,6 +271,7 @@ ARGUMENTS = {
     "build_timeout_seconds": {"type": "int", "default": 900},
     "minimum_free_mebibytes": {"type": "int", "default": 512},
     "sandbox": {"type": "dict", "default": {}},
+    "run": {"type": "str", "default": ""},
 }
 
 
@@ -336,7 +343,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         sandbox=Sandbox(**params["sandbox"]),
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
-    with locked(layout):
+    with locked(layout, run=params["run"]):
         return {**result, "changed": True, "manifest": stage(layout, request)}
 
 

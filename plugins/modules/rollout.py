@@ -104,7 +104,9 @@ options:
     type: str
     default: ""
   run:
-    description: Names the run of a fleet; V(undone) leaves alone what another run did.
+    description:
+      - Names the run of a fleet; V(undone) leaves alone what another run did.
+      - Refused where another run has locked the app (module M(asgi.deploy.lock)).
     type: str
     default: ""
 """
@@ -182,7 +184,7 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.asgi.deploy.plugins.module_utils import rollout, state
+from ansible_collections.asgi.deploy.plugins.module_utils import locks, rollout, state
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
@@ -258,19 +260,19 @@ def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str
     if check_mode:
         return {"changed": layout.slot_release(layout.serving_slot()) == params["release"]}
     # a module of the same run may still be at work, after its connection was lost
-    with rollout.locked(layout, UNDO_WAIT_SECONDS):
+    with locks.locked(layout, UNDO_WAIT_SECONDS, params["run"]):
         return rollout.undo(
             layout, params["release"], params["reason"], params["by"], params["run"]
         )
 
 
-def absent(layout: Layout, check_mode: bool) -> dict[str, Any]:
+def absent(layout: Layout, run: str, check_mode: bool) -> dict[str, Any]:
     """Removes what runs, where anything is there."""
     if not layout.root.exists():
         return {"changed": False}
     if check_mode:
         return {"changed": any(layout.slot_release(slot) for slot in SLOTS)}
-    with rollout.locked(layout):
+    with locks.locked(layout, run=run):
         return {"changed": rollout.remove(layout)}
 
 
@@ -285,13 +287,13 @@ def main() -> None:
     try:
         layout = layout_from(module.params)
         if module.params["state"] == "absent":
-            result = absent(layout, module.check_mode)
+            result = absent(layout, module.params["run"], module.check_mode)
         elif module.params["state"] == "undone":
             result = undone(layout, module.params, module.check_mode)
         elif module.check_mode:
             result = serve(module.params, layout, True)
         else:
-            with rollout.locked(layout):
+            with locks.locked(layout, run=module.params["run"]):
                 result = serve(module.params, layout, False)
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)

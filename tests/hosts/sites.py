@@ -69,14 +69,16 @@ class Site:
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
 
-    def start(self, playbook: str, **variables: Any) -> subprocess.Popen[str]:
+    def start(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[str]:
         """Starts a playbook on this host, in a process group of its own.
 
         Args:
             playbook: Name in the collection, or a path.
+            options: More options of ansible-playbook.
             variables: Added to those of the site.
         """
-        given = self.directory / "variables.json"
+        # a file for each, as several may run at once
+        given = self.directory / f"variables-{time.monotonic_ns()}.json"
         given.touch(mode=0o600)
         given.write_text(json.dumps({**self.variables, **variables}))
         return subprocess.Popen(
@@ -87,6 +89,7 @@ class Site:
                 *(["--limit", self.host.name] if self.host else []),
                 "--extra-vars",
                 f"@{given}",
+                *options,
                 playbook,
             ],
             env={
@@ -101,16 +104,19 @@ class Site:
             start_new_session=True,
         )
 
-    def play(self, playbook: str, *, expect: int | None = 0, **variables: Any) -> Played:
+    def play(
+        self, playbook: str, *options: str, expect: int | None = 0, **variables: Any
+    ) -> Played:
         """Runs a playbook on this host to its end.
 
         Args:
             playbook: Name in the collection, or a path.
+            options: More options of ansible-playbook.
             expect: The exit code it must have; None for any.
             variables: Added to those of the site.
         """
         started = time.monotonic()
-        process = self.start(playbook, **variables)
+        process = self.start(playbook, *options, **variables)
         try:
             output, _nothing = process.communicate(timeout=PLAY_TIMEOUT_SECONDS)
         except BaseException:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -755,50 +752,7 @@ def test_a_rollout_that_was_cut_off_after_the_switch_is_undone(host: Layout) -> 
     assert serving(host) == ("blue", "1-a")
 
 
-# --- one at a time --------------------------------------------------------------------------------
-
-
-def test_a_second_holder_is_refused_with_who_holds_it(app: Layout) -> None:
-    with (
-        rollout.locked(app),
-        pytest.raises(DeployError, match="being changed on this host by another run") as caught,
-        rollout.locked(app),
-    ):
-        pytest.fail("two held it")
-    assert f"pid {os.getpid()} since 2" in caught.value.message
-    assert "try again" in caught.value.message
-
-
-def test_the_lock_is_free_after_its_holder_whatever_happened(app: Layout) -> None:
-    with pytest.raises(RuntimeError, match="broken"), rollout.locked(app):
-        raise RuntimeError("broken")
-    with rollout.locked(app):
-        assert app.lock_file.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_lock_of_a_process_that_was_killed_is_free(app: Layout) -> None:
-    """The kernel lets go of it, so there is no stale lock to be proven dead."""
-    script = (
-        "import fcntl, sys, time; file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX);"
-        " print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, app.lock_file], stdout=subprocess.PIPE, encoding="utf-8"
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(DeployError), rollout.locked(app):
-            pytest.fail("two held it")
-        holder.kill()
-    with rollout.locked(app):
-        pass
-
-
-def test_the_lock_makes_the_root_of_a_new_app(app: Layout) -> None:
-    new = Layout("new", app.root / "deep" / "new")
-    with rollout.locked(new):
-        assert new.root.stat().st_mode & 0o777 == 0o755
+# --- ended by a signal ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

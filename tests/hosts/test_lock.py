@@ -1,0 +1,172 @@
+"""One run at a time changes an app: who is refused, who waits, who takes over, who gives back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from sites import Site
+
+LOCK = "/srv/blog/lock.json"
+#: Tasks of a hook: tells that the run is there, and goes on when it is told to.
+PAUSE = """
+- ansible.builtin.file: {{path: "{there}", state: touch, mode: "0600"}}
+  delegate_to: localhost
+- ansible.builtin.wait_for: {{path: "{go_on}", timeout: 120}}
+  delegate_to: localhost
+"""
+
+
+class PausedRun:
+    """A deploy that holds the lock and waits before it builds.
+
+    Args:
+        site: The blog.
+        source: What it deploys.
+    """
+
+    def __init__(self, site: Site, source: Path) -> None:
+        name = f"pause-{time.monotonic_ns()}"
+        self.there, self.go_on = (site.directory / f"{name}.{word}" for word in ("there", "go"))
+        hook = site.directory / f"{name}.yml"
+        hook.write_text(PAUSE.format(there=self.there, go_on=self.go_on))
+        self.process = site.start(
+            "asgi.deploy.site",
+            asgi_app_source={"path": str(source)},
+            asgi_app_before_stage=[str(hook)],
+        )
+        deadline = time.monotonic() + 60
+        while not self.there.exists():
+            assert time.monotonic() < deadline, "the run did not get to its hook"
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.1)
+
+    def end(self) -> tuple[int, str]:
+        """Lets it go on to its end; returns exit code and output."""
+        self.go_on.touch()
+        output, _nothing = self.process.communicate(timeout=120)
+        return self.process.returncode, output
+
+    def kill(self, number: signal.Signals) -> None:
+        """Ends it at once, as Ctrl-C or the machine's memory do."""
+        os.killpg(self.process.pid, number)
+        self.process.communicate(timeout=60)
+
+
+def lock_of(site: Site) -> dict[str, Any]:
+    """What the host knows of the run that has it."""
+    text = site.run(f"cat {LOCK} 2>/dev/null || echo '{{}}'")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_a_second_run_is_refused_and_the_first_goes_on(one_site: Site) -> None:
+    """It is told who is at work and how to wait; nothing was done by it."""
+    before = one_site.serving()
+    first = PausedRun(one_site, one_site.variant("same", "first of two"))
+    held = lock_of(one_site)
+    for playbook in ("site", "rollback", "restart"):
+        refused = one_site.play(
+            f"asgi.deploy.{playbook}",
+            expect=2,
+            asgi_app_source={"path": str(one_site.source)},
+        )
+        assert f"process {held['owner']['pid']}" in refused.output
+        assert "to deploy, since" in refused.output
+        assert "asgi_service_lock_wait_seconds" in refused.output
+    assert lock_of(one_site)["run"] == held["run"]
+    assert one_site.serving() == before
+    code, output = first.end()
+    assert code == 0, output
+    assert one_site.serving() != before
+    assert lock_of(one_site) == {}
+
+
+def test_a_second_run_waits_when_told_to(one_site: Site) -> None:
+    """Both are done, one after the other."""
+    before = one_site.serving()
+    first = PausedRun(one_site, one_site.variant("same", "waited for"))
+    version = one_site.variant("same", "waits")
+    second = one_site.start(
+        "asgi.deploy.site",
+        asgi_app_source={"path": str(version)},
+        asgi_service_lock_wait_seconds=120,
+    )
+    # it does not get the lock while the first has it
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(8)
+    code, output = first.end()
+    assert code == 0, output
+    output, _nothing = second.communicate(timeout=120)
+    assert second.returncode == 0, output
+    assert "waiting at most 120 s: blog is locked" in output
+    events = one_site.state()["history"][-2:]
+    assert [event["status"] for event in events] == ["good", "good"]
+    assert len({before, *(event["release"] for event in events)}) == 3
+    assert one_site.serving() == events[-1]["release"]
+    assert lock_of(one_site) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_lock_of_a_killed_run_is_taken_over(one_site: Site, number: signal.Signals) -> None:
+    """The process is gone, which the controller sees; nobody has to do anything."""
+    first = PausedRun(one_site, one_site.source)
+    first.kill(number)
+    left = lock_of(one_site)
+    assert left, "a killed run cannot give its lock back"
+    played = one_site.deploy()
+    assert "was taken over from a run that has ended" in played.output
+    assert f"process {left['owner']['pid']}" in played.output
+    assert lock_of(one_site) == {}
+
+
+def test_what_cannot_be_proven_is_refused_until_somebody_says_so(one_site: Site) -> None:
+    """A run of another controller; and it gets no further when it comes back after all."""
+    before = one_site.serving()
+    first = PausedRun(one_site, one_site.variant("same", "of another controller"))
+    elsewhere = {**lock_of(one_site), "renewed": time.time()}
+    elsewhere["owner"]["machine"] = "of another controller"
+    one_site.run(f"cat > {LOCK} <<'END'\n{json.dumps(elsewhere)}\nEND")
+    one_site.play("asgi.deploy.restart", expect=2)
+    one_site.play("asgi.deploy.restart", asgi_service_lock_take_over=True)
+    # while another run has the lock, the first one cannot go on
+    elsewhere["run"] = "the one that has taken over"
+    one_site.run(f"cat > {LOCK} <<'END'\n{json.dumps(elsewhere)}\nEND")
+    code, output = first.end()
+    assert code != 0
+    assert "is locked on this host by" in output
+    assert lock_of(one_site)["run"] == "the one that has taken over"
+    assert one_site.serving() == before
+    # without a sign of life the lock is free when its lease is over
+    elsewhere["renewed"] = time.time() - elsewhere["lease_seconds"]
+    one_site.run(f"cat > {LOCK} <<'END'\n{json.dumps(elsewhere)}\nEND")
+    played = one_site.deploy()
+    assert "was taken over from a run that has ended" in played.output
+
+
+@pytest.mark.parametrize("kind", ["import_error", "startup_error", "migration_error"])
+def test_a_failed_run_gives_the_lock_back(one_site: Site, kind: str) -> None:
+    """Wherever it has failed, the next run need not wait or take over."""
+    one_site.deploy(one_site.variant(kind), expect=2)
+    assert lock_of(one_site) == {}
+
+
+def test_check_mode_takes_no_lock_and_tells_of_one(one_site: Site) -> None:
+    """A plan can be made while somebody deploys."""
+    first = PausedRun(one_site, one_site.source)
+    held = lock_of(one_site)
+    checked = one_site.play(
+        "asgi.deploy.site", "--check", asgi_app_source={"path": str(one_site.source)}
+    )
+    assert "is locked on this host by" in checked.output
+    assert lock_of(one_site) == held
+    code, output = first.end()
+    assert code == 0, output
