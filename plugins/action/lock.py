@@ -18,6 +18,14 @@ MODULE = "asgi.deploy.lock"
 POLL_SECONDS = 2
 
 
+def user_name() -> str:
+    """Who runs this; a container may have a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 class ActionModule(ActionBase):
     """Asks until the lock is there, or the time to wait for it is over."""
 
@@ -29,7 +37,7 @@ class ActionModule(ActionBase):
         """Runs the action."""
         super().run(tmp, task_vars)
         # this is a worker of ansible-playbook
-        arguments = {**self._task.args, "owner": this_run(os.getppid(), getpass.getuser())}
+        arguments = {**self._task.args, "owner": this_run(os.getppid(), user_name())}
         deadline = time.monotonic() + float(arguments.get("wait_seconds") or 0)
         told = False
         while True:

@@ -46,6 +46,7 @@ class FilterModule:
             "app_problems": validation.app_problems,
             "certificate_kind": validation.certificate_kind,
             "command_line": units.command_line,
+            "configuration_problems": validation.configuration_problems,
             "environment_file": units.environment_file,
             "fleet_failures": fleet.failures,
             "fleet_outcome": fleet.outcome,

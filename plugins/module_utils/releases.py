@@ -219,6 +219,11 @@ def import_check(layout: Layout, request: StageRequest, release: Path) -> dict[s
         f"User={request.user}",
         f"Group={request.user}",
         f"WorkingDirectory={release / 'app'}",
+        # as an instance has them
+        f"StateDirectory=asgi/{layout.name}",
+        "StateDirectoryMode=0750",
+        f"Environment=HOME=/var/lib/asgi/{layout.name}",
+        f"Environment=PATH={release / 'venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         f"RuntimeMaxSec={IMPORT_TIMEOUT_SECONDS}",
         f"EnvironmentFile={release / 'release.env'}",
     ]

@@ -76,14 +76,20 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
                 "asgi_app_index, asgi_app_extra_indexes: a URL must not have credentials in it;"
                 " write them as username and password of the index"
             )
-    for variable in ("asgi_app_environment", "asgi_app_secrets"):
-        problems += environment_problems(variable, values[variable])
-    both = {*mapping(values["asgi_app_environment"])} & {*mapping(values["asgi_app_secrets"])}
-    problems += [
+    return problems + configuration_problems(
+        values["asgi_app_environment"], values["asgi_app_secrets"]
+    )
+
+
+def configuration_problems(environment: Any, secrets: Any) -> list[str]:
+    """Returns what is wrong with the app's environment and secrets; never their values."""
+    problems = environment_problems("asgi_app_environment", environment)
+    problems += environment_problems("asgi_app_secrets", secrets)
+    both = {*mapping(environment)} & {*mapping(secrets)}
+    return problems + [
         f"asgi_app_secrets: {key} is in asgi_app_environment too; keep one of them"
         for key in sorted(both)
     ]
-    return problems
 
 
 def path_problems(variable: str, paths: Sequence[str]) -> list[str]:

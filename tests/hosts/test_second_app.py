@@ -402,6 +402,21 @@ def test_bad_variables_are_refused_before_anything_is_touched(second: Site) -> N
     assert second.run("ls -d /srv/hello-three /etc/asgi/hello-three", check=False) == ""
 
 
+def test_restart_refuses_an_environment_that_a_server_would_read(second: Site) -> None:
+    """As site does; nothing is written."""
+    name = second.variables["asgi_app_name"]
+    files = f"sha256sum /etc/asgi/{name}/environment /etc/asgi/{name}/secrets"
+    before = second.run(files)
+    refused = second.play(
+        "asgi.deploy.restart",
+        expect=2,
+        asgi_app_environment={"UVICORN_RELOAD": "1"},
+        asgi_app_secrets={},
+    )
+    assert "asgi_app_environment: UVICORN_RELOAD is refused" in refused.output
+    assert second.run(files) == before
+
+
 def test_remove_leaves_the_other_app(one_site: Site, second: Site) -> None:
     """Units, site, releases, users are gone; the blog serves; a second time changes nothing."""
     second.play("asgi.deploy.remove", asgi_remove_data=True)

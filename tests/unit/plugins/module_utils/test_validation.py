@@ -456,3 +456,12 @@ def test_an_unknown_server_is_refused_with_the_known_ones() -> None:
 )
 def test_certificate_kind(domains: list[str], chosen: str, kind: str) -> None:
     assert validation.certificate_kind(domains, chosen) == kind
+
+
+def test_a_configuration_is_checked_without_the_rest_of_the_app() -> None:
+    """For restart, which takes environment and secrets alone."""
+    found = validation.configuration_problems({"UVICORN_PORT": "1", "A": "1"}, {"A": "hidden"})
+    assert len(found) == 2
+    assert "asgi_app_environment: UVICORN_PORT is refused" in found[0]
+    assert "asgi_app_secrets: A is in asgi_app_environment too" in found[1]
+    assert "hidden" not in " ".join(found)
