@@ -201,7 +201,7 @@ def host_steps() -> list[Step]:
         words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
         return Step(name, "hosts", pytest(*words), hosts=group, alone=name == "time")
 
-    site = ("rollout", "supervision", "second_app")
+    site = ("rollout", "supervision", "second_app", "plan")
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("hosts-debian13", site, "tests-web13", "--host=web13"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.asgi.deploy.plugins.module_utils import fleet, units, validation
+from ansible_collections.asgi.deploy.plugins.module_utils import fleet, plan, units, validation
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import ServerSettings, server
@@ -52,8 +52,10 @@ class FilterModule:
             "fleet_outcome": fleet.outcome,
             "mebibytes": units.mebibytes,
             "migrate_problems": validation.migrate_problems,
+            "plan": plan.plan,
             "proxy_problems": validation.proxy_problems,
             "rollback_target": fleet.rollback_target,
+            "rollout_waits": plan.waits,
             "sandbox_directives": sandbox_directives,
             "server_command": server_command,
             "status_table": fleet.status_table,

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import DeployError
+from .rollout import DRAIN_OLD, PROVE, START
+
+#: Steps whose time an operator wants to know.
+TOLD_STEPS = {START: "started in", PROVE: "healthy after", DRAIN_OLD: "drained in"}
 
 
 def rollback_target(
@@ -105,6 +109,8 @@ def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
         )
     if "seconds" in result:
         parts.append(f"{result['seconds']} s")
+    took = {step["name"]: step["seconds"] for step in result.get("steps", [])}
+    parts += [f"{words} {took[step]:g} s" for step, words in TOLD_STEPS.items() if step in took]
     if "memory_mebibytes" in result:
         parts.append(f"memory {result['memory_mebibytes']} of {result['memory_max_mebibytes']} MiB")
     if result.get("cut_connections"):
@@ -132,8 +138,18 @@ def status_row(report: Mapping[str, Any]) -> dict[str, str]:
         "restarts": str(report["restarts"]),
         "since": report["since"],
         "certificate": "" if days is None else f"{days:g} days",
+        "releases": disk_text(report["disk"]),
         "last rollout": last_event(report),
     }
+
+
+def disk_text(disk: Mapping[str, Any] | None) -> str:
+    """Returns how many releases a host has, what they take and what is free."""
+    if disk is None:
+        return ""
+    return (
+        f"{disk['releases']} in {disk['releases_mebibytes']} MiB, {disk['free_mebibytes']} MiB free"
+    )
 
 
 def last_event(report: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import state, systemd
 from .errors import DeployError
-from .files import write_atomic
+from .files import read_text, write_atomic
 from .layout import Layout
 from .releases import read_manifest
 
@@ -58,6 +58,36 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
     seconds = round(time.monotonic() - clock, 1)
     record(layout, release, "ran here")
     return {"output": systemd.journal([name], started), "seconds": seconds}
+
+
+def heads(layout: Layout, release: str) -> dict[str, list[str] | None]:
+    """Returns the newest migrations of what serves and of a release.
+
+    Returns:
+        `before` and `after`; None where the release is not on the host or nobody can tell.
+    """
+    serving = layout.slot_release(layout.serving_slot())
+    staged = layout.staged_releases()
+    return {
+        when: read_manifest(layout, one).get("migration_heads") if one in staged else None
+        for when, one in (("before", serving), ("after", release))
+    }
+
+
+def unit_diff(layout: Layout, unit: str) -> list[dict[str, str]]:
+    """Returns how the unit file of the migration will change, as a diff for Ansible."""
+    path = layout.migrate_unit_file
+    present = read_text(path)
+    if present == unit:
+        return []
+    return [
+        {
+            "before_header": str(path),
+            "after_header": str(path),
+            "before": present or "",
+            "after": unit,
+        }
+    ]
 
 
 def record(layout: Layout, release: str, how: str) -> None:

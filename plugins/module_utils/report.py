@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,11 @@ from .health import certificate_days, tls_context
 from .layout import SLOTS, Layout
 from .proxies import access_from
 from .releases import read_manifest
+from .rollout import Settings
 
 MINIMUM_SYSTEMD = 247
+#: The unit of st_blocks, whatever the file system's own blocks are.
+BLOCK_BYTES = 512
 PASSWD = Path("/etc/passwd")
 
 
@@ -29,12 +35,13 @@ def instances(layout: Layout, slot: str) -> list[dict[str, Any]]:
     return [asdict(status) for status in systemd.show(names)]
 
 
-def report(layout: Layout, ask_proxy: bool = False) -> dict[str, Any]:
+def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> dict[str, Any]:
     """Returns releases, slots, instances and history of an app on this host.
 
     Args:
         layout: The app.
         ask_proxy: Look at the certificate of its site, too.
+        ask_disk: Measure what its releases take, too.
     """
     current = state.load(layout.state_file)
     serving = layout.serving_slot()
@@ -62,8 +69,52 @@ def report(layout: Layout, ask_proxy: bool = False) -> dict[str, Any]:
         "open_connections": {slot: slots.connections(layout, slot) for slot in SLOTS},
         "since": min((one["since"] for one in found if one["since"]), default=""),
         "certificate_days": site_certificate_days(current) if ask_proxy else None,
+        "disk": disk(layout) if ask_disk else None,
+        "limits": limits(current.settings),
         "history": current.history,
         "operation": current.operation,
+    }
+
+
+def disk(layout: Layout) -> dict[str, int]:
+    """Returns what the app's releases take on this host.
+
+    Returns:
+        `releases`, how many; `releases_mebibytes`, what they take together, files with several
+        names counted once; `free_mebibytes` of their file system.
+    """
+    taken: dict[tuple[int, int], int] = {}
+    for directory, _directories, files in os.walk(layout.releases):
+        for name in (".", *files):
+            # a build that ends meanwhile takes its files away
+            with contextlib.suppress(FileNotFoundError):
+                found = (Path(directory) / name).lstat()
+                taken[found.st_dev, found.st_ino] = found.st_blocks * BLOCK_BYTES
+    existing = next(path for path in (layout.root, *layout.root.parents) if path.exists())
+    return {
+        "releases": len(layout.staged_releases()),
+        "releases_mebibytes": sum(taken.values()) // 2**20,
+        "free_mebibytes": shutil.disk_usage(existing).free // 2**20,
+    }
+
+
+def limits(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what a rollout with the recorded settings waits for, and how long.
+
+    Returns:
+        `instances`, `health_timeout_seconds`, `stable_seconds`, `proxy_timeout_seconds`,
+        `settle_seconds`, `drain_seconds`; nothing for an app that was never rolled out.
+    """
+    if not settings:
+        return {}
+    read = Settings.read(settings)
+    return {
+        "instances": read.instances,
+        "health_timeout_seconds": read.health.timeout_seconds,
+        "stable_seconds": read.health.stable_seconds,
+        "proxy_timeout_seconds": read.access.timeout_seconds,
+        "settle_seconds": read.settle_seconds,
+        "drain_seconds": read.drain_seconds,
     }
 
 

@@ -14,11 +14,12 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from . import proxies, slots, state, systemd
 from .errors import DeployError
+from .files import read_text
 from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
@@ -27,6 +28,10 @@ from .servers import server
 
 #: How often a serving app is asked before it is called unhealthy.
 HEALTH_ATTEMPTS = 3
+#: Steps that others look for by their names.
+START = "start the slot"
+PROVE = "prove its health"
+DRAIN_OLD = "drain the old slot"
 STOP_OLD = "stop the old slot"
 
 
@@ -85,7 +90,13 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def needed_because(layout: Layout, release: str, settings: Settings, force: str) -> list[str]:
+def needed_because(
+    layout: Layout,
+    release: str,
+    settings: Settings,
+    force: str,
+    unwritten: Mapping[str, str] | None = None,
+) -> list[str]:
     """Says why a rollout is needed; empty where what serves is what is asked for."""
     serving = layout.serving_slot()
     present = layout.slot_release(serving)
@@ -93,7 +104,7 @@ def needed_because(layout: Layout, release: str, settings: Settings, force: str)
         return ["first release"]
     if present != release:
         return [f"release {present} to {release}"]
-    reasons = slots.differences(layout, serving, settings.units, settings.instances)
+    reasons = slots.differences(layout, serving, settings.units, settings.instances, unwritten)
     return [*reasons, force] if force else reasons
 
 
@@ -179,6 +190,7 @@ def rollout(
     leave: bool = False,
     run: str = "",
     check_mode: bool = False,
+    unwritten: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Brings one release to serve on this host.
 
@@ -192,10 +204,13 @@ def rollout(
         leave: The release that serves now is not to be gone back to (rollback).
         run: Names the run of the fleet; only in the same run is this undone.
         check_mode: Say what would be done.
+        unwritten: Environment and secrets by the names of their files, where check mode has not
+            written them.
 
     Returns:
-        `changed`, `release`, `previous`, `slot`, `reasons`, `seconds`, memory, `cut_connections`,
-        `pruned`, `recovered`.
+        `changed`, `release`, `previous`, `slot` (that serves afterwards), `reasons`, `diff`,
+        `variables`, `steps`, `seconds`, memory, `cut_connections`, `pruned`, `recovered`; in
+        check mode only what is known before.
 
     Raises:
         DeployError: What failed, what was put back, and the journal lines.
@@ -205,27 +220,29 @@ def rollout(
     if not check_mode:
         read_manifest(layout, release)
     current = state.load(layout.state_file)
-    recovered = "" if check_mode else recover(layout, current)
-    previous = layout.slot_release(layout.serving_slot())
-    reasons = needed_because(layout, release, settings, force)
+    recovered = left_behind(current) if check_mode else recover(layout, current)
+    serving = layout.serving_slot()
+    previous = layout.slot_release(serving)
+    reasons = needed_because(layout, release, settings, force, unwritten)
     if not reasons:
         trouble = healthy_now(layout, settings)
         reasons = [trouble] if trouble else []
     result: dict[str, Any] = {
-        "changed": bool(reasons),
+        "changed": bool(reasons or recovered),
         "release": release,
         "previous": previous,
-        "slot": layout.serving_slot(),
+        "slot": serving,
         "reasons": reasons,
+        "diff": [],
+        "variables": {},
+        "steps": [],
         "cut_connections": 0,
         "pruned": [],
         "recovered": recovered,
     }
-    if check_mode:
-        return result
     if reasons:
-        serving = layout.serving_slot()
-        target = serving if previous is None else other_slot(serving)
+        former = serving if previous is not None else None
+        target = serving if former is None else other_slot(serving)
         # going back to what served before is going back to its units and environment too
         as_it_was = (
             leave and layout.slot_release(target) == release and bool(current.former_settings)
@@ -233,6 +250,11 @@ def rollout(
         if as_it_was:
             recorded = current.former_settings
             settings = Settings.read(recorded)
+        result["slot"] = target
+        result.update(to_change(layout, former, target, settings, as_it_was, unwritten))
+    if check_mode:
+        return {**result, "instances": settings.instances}
+    if reasons:
         doing = Run(
             layout,
             release,
@@ -248,7 +270,7 @@ def rollout(
             run=run,
         )
         result["cut_connections"] = doing.all_steps()
-        result["slot"] = target
+        result["steps"] = doing.steps
     elif current.settings != recorded:
         current.settings = dict(recorded)
         state.save(layout.state_file, current)
@@ -261,6 +283,47 @@ def rollout(
     result["changed"] = bool(reasons or recovered or result["pruned"])
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
+
+
+def left_behind(current: state.State) -> str:
+    """Says what a run that was killed left behind, for check mode, which mends nothing."""
+    if not current.operation:
+        return ""
+    return (
+        f"a rollout of {current.operation['release']} was cut off while it was to"
+        f" {current.operation['step']}; that is finished or undone first"
+    )
+
+
+def to_change(
+    layout: Layout,
+    former: str | None,
+    target: str,
+    settings: Settings,
+    as_it_was: bool,
+    unwritten: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Says how a slot will differ from the one that serves.
+
+    Args:
+        layout: The app.
+        former: The slot that serves; None where none does.
+        target: The slot that is to serve.
+        settings: How.
+        as_it_was: The target slot is started with what it has.
+        unwritten: As for `rollout`.
+
+    Returns:
+        `diff` of the unit files; `variables`, the names of those of environment and secrets.
+    """
+    units, files = settings.units, slots.configuration_files(layout, target, unwritten)
+    if as_it_was:
+        units = slots.own_units(layout, target, units)
+        files = {path: read_text(path) or "" for path in files}
+    return {
+        "diff": slots.unit_diff(layout, former, target, units),
+        "variables": slots.configuration_changes(layout, former, files),
+    }
 
 
 def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> dict[str, Any]:
@@ -301,6 +364,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         "release": layout.slot_release(serving),
         "slot": serving,
         "reasons": [reason] if moved else [],
+        "steps": [],
         "cut_connections": 0,
     }
     # a release that has served well in another run is not bad because one host failed
@@ -338,7 +402,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
             as_it_was=True,
         )
         result["cut_connections"] = back_again.all_steps()
-        result.update(release=previous, slot=other)
+        result.update(release=previous, slot=other, steps=back_again.steps)
     elif result["release"] != release and not served and current.status(release) != failed:
         current.record(release=release, status=failed, reason=reason, by=by)
     state.save(layout.state_file, current)
@@ -374,6 +438,8 @@ class Run:
         left_status: What the previous release is from now on, if it is to be noted.
         as_it_was: Start the target slot with all that it has (undo), not with what is new.
         run: Names the run of the fleet that it belongs to.
+        switched: The proxy was turned.
+        steps: The steps that were done, with the seconds that each took.
     """
 
     layout: Layout
@@ -389,6 +455,14 @@ class Run:
     as_it_was: bool = False
     run: str = ""
     switched: bool = False
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Notes how long a step takes, where it succeeds."""
+        started = time.monotonic()
+        yield
+        self.steps.append({"name": name, "seconds": round(time.monotonic() - started, 1)})
 
     def operation(self, name: str) -> dict[str, Any]:
         """What the run that finds this one killed needs to know."""
@@ -437,7 +511,8 @@ class Run:
             with ended_by_signals():
                 for name, action in self.steps_to_serve():
                     self.step(name)
-                    action()
+                    with self.timed(name):
+                        action()
         except Exception as error:
             # whatever failed, the way back is the same; it is raised again below
             try:
@@ -470,8 +545,10 @@ class Run:
         if self.previous is None:
             return 0
         old = other_slot(target)
-        cut = slots.settle(layout, old, settings.settle_seconds, settings.drain_seconds)
-        slots.stop(layout, old)
+        with self.timed(DRAIN_OLD):
+            cut = slots.settle(layout, old, settings.settle_seconds, settings.drain_seconds)
+        with self.timed(STOP_OLD):
+            slots.stop(layout, old)
         slots.disable(layout, old)
         systemd.install_unit_files({layout.slice_file: settings.units.slice})
         self.current.operation = {}
@@ -498,9 +575,9 @@ class Run:
 
         return [
             ("prepare the slot", prepare),
-            ("start the slot", lambda: slots.start(layout, target, settings.instances)),
+            (START, lambda: slots.start(layout, target, settings.instances)),
             (
-                "prove its health",
+                PROVE,
                 lambda: slots.prove(layout, target, settings.instances, settings.health, explain),
             ),
             ("enable it at boot", lambda: slots.enable(layout, target, settings.instances)),

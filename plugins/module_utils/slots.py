@@ -19,7 +19,7 @@ from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
 from .health import Answer, HealthCheck, ask_socket
 from .layout import CONFIGURATION_FILES, Layout
-from .units import SIZES
+from .units import SIZES, changed_keys
 
 POLL_SECONDS = 0.2
 STOP_TIMEOUT_SECONDS = 900
@@ -52,10 +52,22 @@ def unit_files(layout: Layout, slot: str, units: SlotUnits) -> dict[Path, str]:
     }
 
 
-def configuration_files(layout: Layout, slot: str) -> dict[Path, str]:
-    """Returns which configuration file of a slot would have which text if it started now."""
+def configuration_files(
+    layout: Layout, slot: str, unwritten: Mapping[str, str] | None = None
+) -> dict[Path, str]:
+    """Returns which configuration file of a slot would have which text if it started now.
+
+    Args:
+        layout: The app.
+        slot: The slot.
+        unwritten: Texts that take the place of those on the host, by the names of the files;
+            in check mode they are not there yet.
+    """
+    given = unwritten or {}
     return {
-        layout.slot_configuration(slot) / name: read_text(layout.configuration / name) or ""
+        layout.slot_configuration(slot) / name: given[name]
+        if name in given
+        else read_text(layout.configuration / name) or ""
         for name in CONFIGURATION_FILES
     }
 
@@ -65,8 +77,21 @@ def enabled_instances(layout: Layout, slot: str) -> int:
     return len(systemd.enabled(f"{layout.name}-{slot}@*.service"))
 
 
-def differences(layout: Layout, slot: str, units: SlotUnits, instances: int) -> list[str]:
+def differences(
+    layout: Layout,
+    slot: str,
+    units: SlotUnits,
+    instances: int,
+    unwritten: Mapping[str, str] | None = None,
+) -> list[str]:
     """Says in which ways a slot is not what a fresh start would make it.
+
+    Args:
+        layout: The app.
+        slot: The slot.
+        units: Text of its unit files.
+        instances: How many there are to be.
+        unwritten: As for `configuration_files`.
 
     Returns:
         Words for an operator; nothing secret among them. Empty where nothing differs.
@@ -78,13 +103,74 @@ def differences(layout: Layout, slot: str, units: SlotUnits, instances: int) -> 
     ]
     found += [
         path.name
-        for path, text in configuration_files(layout, slot).items()
+        for path, text in configuration_files(layout, slot, unwritten).items()
         if read_text(path) != text
     ]
     present = enabled_instances(layout, slot)
     if present != instances:
         found.append(f"instances {present} to {instances}")
     return found
+
+
+def unit_diff(
+    layout: Layout, former: str | None, slot: str, units: SlotUnits
+) -> list[dict[str, str]]:
+    """Returns how the unit files of a slot will differ from those of the slot that serves.
+
+    Args:
+        layout: The app.
+        former: The slot that serves; None where none does.
+        slot: The slot that is to serve.
+        units: Text of its unit files.
+
+    Returns:
+        A diff for Ansible for each file that differs.
+    """
+    found = []
+    for path, text in unit_files(layout, slot, units).items():
+        before = path
+        if former is not None and path != layout.slice_file:
+            before = layout.unit_file(former, path.suffix[1:])
+        present = read_text(before) if former is not None else None
+        if present != text:
+            found.append(
+                {
+                    "before_header": str(before),
+                    "after_header": str(path),
+                    "before": present or "",
+                    "after": text,
+                }
+            )
+    return found
+
+
+def own_units(layout: Layout, slot: str, units: SlotUnits) -> SlotUnits:
+    """Returns the units that a slot has itself; the slice, which it shares, is the given one."""
+    return SlotUnits(
+        service=read_text(layout.unit_file(slot, "service")) or "",
+        socket=read_text(layout.unit_file(slot, "socket")) or "",
+        slice=units.slice,
+    )
+
+
+def configuration_changes(
+    layout: Layout, former: str | None, after: Mapping[Path, str]
+) -> dict[str, list[str]]:
+    """Says which variables of environment and secrets differ from those of what serves.
+
+    Args:
+        layout: The app.
+        former: The slot that serves; None where none does.
+        after: Which text each file will have, whose names are those of the serving slot's.
+
+    Returns:
+        Names under `added`, `changed` and `removed`; never a value.
+    """
+    before = ""
+    if former is not None:
+        directory = layout.slot_configuration(former)
+        before = "".join(read_text(directory / name) or "" for name in CONFIGURATION_FILES)
+    return changed_keys(before, "".join(after.values()))
 
 
 @dataclass(frozen=True)

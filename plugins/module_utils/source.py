@@ -31,6 +31,8 @@ VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
 DIGEST_LENGTH = 12
 GIT_TIMEOUT_SECONDS = 600
+#: Stands for a release that only the deploy itself can name.
+UNDECIDED = "undecided"
 #: Set for the hooks of git, from which a deploy may be started: they name another repository.
 GIT_REPOSITORY = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
@@ -408,3 +410,8 @@ def host_checkout_plan(
     commit = resolve_commit(url, version, directory, access, user)
     release = release_id(f"git.{commit[:7]}", commit, build)
     return plan(release, "", "", commit, hide_credentials(url), "")
+
+
+def undecided_plan(url: str) -> dict[str, str]:
+    """Returns the plan of check mode where nobody can ask the repository yet."""
+    return plan(UNDECIDED, "", "", "", hide_credentials(url), "")

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: One variable; its value may go over several lines.
+ENVIRONMENT_LINE = re.compile(r'^(\w+)="((?:\\.|[^"\\])*)"$', re.MULTILINE | re.DOTALL)
 SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -24,6 +26,25 @@ def environment_file(values: Mapping[str, Any]) -> str:
         escaped = re.sub(r'([\\"$`])', r"\\\1", str(values[key]))
         lines.append(f'{key}="{escaped}"\n')
     return "".join(lines)
+
+
+def environment_values(text: str) -> dict[str, str]:
+    """Returns the variables of a text of `environment_file`, still escaped, by their names."""
+    return dict(ENVIRONMENT_LINE.findall(text))
+
+
+def changed_keys(before: str, after: str) -> dict[str, list[str]]:
+    """Says which variables differ between two environment files: names, never values.
+
+    Returns:
+        The names under `added`, `changed` and `removed`, sorted.
+    """
+    old, new = environment_values(before), environment_values(after)
+    return {
+        "added": sorted(new.keys() - old.keys()),
+        "changed": sorted(key for key in new.keys() & old.keys() if new[key] != old[key]),
+        "removed": sorted(old.keys() - new.keys()),
+    }
 
 
 def exec_line(arguments: Sequence[str]) -> str:

@@ -18,6 +18,10 @@ author:
 extends_documentation_fragment:
   - asgi.deploy.app
   - asgi.deploy.app.attributes
+attributes:
+  diff_mode:
+    description: Returns how the unit file changes.
+    support: full
 options:
   state:
     description:
@@ -64,9 +68,23 @@ seconds:
   returned: it ran
   type: float
   sample: 1.3
+heads:
+  description:
+    - The newest migrations of what serves and of O(release), in the lists C(before) and
+      C(after); none where nobody can tell, or the release is not built yet.
+  returned: success
+  type: dict
+  sample: {"before": ["0001"], "after": ["0002"]}
+diff:
+  description: How the unit file changes.
+  returned: success, and the migration is pending on this host
+  type: list
+  elements: dict
+  sample: []
 """
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
@@ -75,7 +93,12 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
-from ansible_collections.asgi.deploy.plugins.module_utils.migrations import migrate, record
+from ansible_collections.asgi.deploy.plugins.module_utils.migrations import (
+    heads,
+    migrate,
+    record,
+    unit_diff,
+)
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
@@ -96,16 +119,21 @@ def main() -> None:
     )
     os.umask(0o022)
     params, release = module.params, module.params["release"]
-    result = {}
+    result: dict[str, Any] = {}
     try:
         layout = layout_from(params)
         changed = not layout.migration_record(release).exists()
+        if changed and params["unit"] is not None:
+            result["diff"] = unit_diff(layout, params["unit"])
+        result["heads"] = heads(layout, release)
         if changed and not module.check_mode:
             with locked(layout, run=params["run"]):
                 if params["state"] == "recorded":
                     record(layout, release, "ran on another host")
                 else:
-                    result = migrate(layout, release, params["unit"], params["timeout_seconds"])
+                    result.update(
+                        migrate(layout, release, params["unit"], params["timeout_seconds"])
+                    )
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:

@@ -73,6 +73,11 @@ changes:
   type: list
   elements: str
   sample: [/etc/caddy/sites/blog.caddy]
+action:
+  description: How the proxy takes it up, C(start), C(restart) or C(reload); empty for not at all.
+  returned: success
+  type: str
+  sample: reload
 """
 
 import os

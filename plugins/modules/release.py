@@ -201,6 +201,7 @@ migrated:
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,14 @@ from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     read_manifest,
     stage,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.report import missing_users
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     checkout,
     git_access,
     host_checkout_plan,
+    undecided_plan,
 )
 
 INDEX_OPTIONS = {
@@ -291,9 +294,15 @@ def build_settings(params: dict[str, Any]) -> BuildSettings:
     )
 
 
-def planned(params: dict[str, Any]) -> dict[str, Any]:
-    """Plans a release whose source is checked out on the host."""
+def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Plans a release whose source is checked out on the host.
+
+    In check mode a new host has neither git nor the user who would call it.
+    """
     source = params["source"]
+    missing = missing_users([build_user(params)]) or shutil.which("git") is None
+    if check_mode and missing:
+        return {"changed": False, "plan": undecided_plan(source["git"])}
     access = git_access(source["git"], source["username"] or "", source["password"] or "")
     build = build_settings(params).identity(params["entrypoint"], params["directory"])
     plan = host_checkout_plan(
@@ -359,7 +368,7 @@ def main() -> None:
         if module.params["plan"]:
             result = staged(module.params, layout_from(module.params), module.check_mode)
         else:
-            result = planned(module.params)
+            result = planned(module.params, module.check_mode)
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:

@@ -26,6 +26,10 @@ options:
     description: Look at the certificate of the app's site, too.
     type: bool
     default: false
+  ask_disk:
+    description: Measure what the app's releases take on the disk, too.
+    type: bool
+    default: false
   packages:
     description: Debian packages to look for.
     type: list
@@ -69,6 +73,33 @@ app:
       type: list
       returned: always
       sample: [{"name": "blog-green@1.service", "active_state": "active", "restarts": 0}]
+    disk:
+      description: What the releases take, with O(ask_disk); none without it.
+      type: dict
+      returned: always
+      contains:
+        releases:
+          description: How many releases are on the host.
+          type: int
+          returned: with O(ask_disk)
+          sample: 5
+        releases_mebibytes:
+          description: What they take together in MiB; files with several names count once.
+          type: int
+          returned: with O(ask_disk)
+          sample: 130
+        free_mebibytes:
+          description: What is free on their file system, in MiB.
+          type: int
+          returned: with O(ask_disk)
+          sample: 20480
+    limits:
+      description:
+        - What a rollout with the settings that the host remembers waits for, and how long;
+          empty where the app was never rolled out.
+      type: dict
+      returned: always
+      sample: {"instances": 2, "health_timeout_seconds": 60, "drain_seconds": 30}
 missing_packages:
   description: Those of O(packages) that are not installed.
   returned: success
@@ -106,6 +137,7 @@ ARGUMENTS = {
     **APP_ARGUMENTS,
     "user": {"type": "str"},
     "ask_proxy": {"type": "bool", "default": False},
+    "ask_disk": {"type": "bool", "default": False},
     "packages": {"type": "list", "elements": "str", "default": []},
 }
 
@@ -119,7 +151,7 @@ def main() -> None:
         problems = host_problems(layout, user)
         module.exit_json(
             changed=False,
-            app=report(layout, module.params["ask_proxy"]),
+            app=report(layout, module.params["ask_proxy"], module.params["ask_disk"]),
             missing_packages=missing_packages(module.params["packages"]),
             missing_users=missing_users([user, f"{layout.name}-build"]),
             problems=problems,

@@ -22,6 +22,10 @@ author:
 extends_documentation_fragment:
   - asgi.deploy.app
   - asgi.deploy.app.attributes
+attributes:
+  diff_mode:
+    description: Returns how the unit files differ from those of the slot that serves.
+    support: full
 options:
   state:
     description:
@@ -87,6 +91,18 @@ options:
     description: How many releases stay on the host.
     type: int
     default: 5
+  configuration:
+    description:
+      - What environment and secrets are going to be, for check mode, where nobody has written
+        them to the host. Without it, and without check mode, the files on the host count.
+    type: dict
+    suboptions:
+      environment:
+        description: Text of the environment file.
+        type: str
+      secrets:
+        description: Text of the file of secrets.
+        type: str
   restart:
     description: Roll out even where nothing differs.
     type: bool
@@ -137,7 +153,7 @@ previous:
   type: str
   sample: 1.0.0-3f2a9c81b0d4
 slot:
-  description: The slot that serves.
+  description: The slot that serves; in check mode the one that would.
   returned: success
   type: str
   sample: green
@@ -147,6 +163,41 @@ reasons:
   type: list
   elements: str
   sample: [release 1.0.0-3f2a9c81b0d4 to 1.1.0-b81b0d43f2a9]
+diff:
+  description: How the unit files differ from those of the slot that served before.
+  returned: success, with O(state=serving)
+  type: list
+  elements: dict
+  sample: []
+variables:
+  description:
+    - Names of the variables of environment and secrets that differ from those of the slot that
+      served before, in the lists C(added), C(changed) and C(removed); empty where no rollout was
+      needed. Values are never returned.
+  returned: success, with O(state=serving)
+  type: dict
+  sample: {"added": ["BLOG_TITLE"], "changed": ["DATABASE_URL"], "removed": []}
+instances:
+  description: How many processes would be started.
+  returned: success, in check mode
+  type: int
+  sample: 2
+steps:
+  description: The steps that were done, in their order.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The step, in words.
+      type: str
+      returned: always
+      sample: prove its health
+    seconds:
+      description: How long it took.
+      type: float
+      returned: always
+      sample: 4.1
 recovered:
   description: What an earlier run left behind, and what was done with it.
   returned: success
@@ -190,7 +241,11 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
-from ansible_collections.asgi.deploy.plugins.module_utils.layout import SLOTS, Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
+    CONFIGURATION_FILES,
+    SLOTS,
+    Layout,
+)
 
 SETTINGS = (
     "units",
@@ -220,6 +275,10 @@ ARGUMENTS = {
     "settle_seconds": {"type": "float", "default": 3},
     "drain_seconds": {"type": "float", "default": 30},
     "keep_releases": {"type": "int", "default": 5},
+    "configuration": {
+        "type": "dict",
+        "options": {name: {"type": "str", "no_log": True} for name in CONFIGURATION_FILES},
+    },
     "restart": {"type": "bool", "default": False},
     "leave": {"type": "bool", "default": False},
     "reason": {"type": "str", "default": ""},
@@ -252,7 +311,14 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
         run=params["run"],
         force="restart" if params["restart"] else "",
         check_mode=check_mode,
+        unwritten=unwritten(params) if check_mode else None,
     )
+
+
+def unwritten(params: dict[str, Any]) -> dict[str, str]:
+    """Returns what environment and secrets are going to be, by the names of their files."""
+    given = params["configuration"] or {}
+    return {name: text for name, text in given.items() if text is not None}
 
 
 def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

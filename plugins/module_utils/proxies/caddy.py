@@ -78,7 +78,7 @@ class Caddy:
             check_mode: Say what would change and change nothing.
 
         Returns:
-            `changed`, `changes` (paths), `diff`.
+            `changed`, `changes` (paths), `diff`, `action` (start, restart, reload or nothing).
 
         Raises:
             DeployError: The candidate is not valid, or Caddy did not take it up. The files
@@ -98,7 +98,7 @@ class Caddy:
         ]
         if not files and not changed:
             # what was to be taken away is not there
-            return {"changed": False, "changes": [], "diff": []}
+            return {"changed": False, "changes": [], "diff": [], "action": ""}
         running = systemd.show([SERVICE])[0]
         result = {
             "changed": bool(changed)
@@ -106,7 +106,10 @@ class Caddy:
             or not (running.running and running.enabled),
             "changes": [str(path) for path in changed],
             "diff": diff,
+            "action": "",
         }
+        if result["changed"]:
+            result["action"] = action_for(running, restart=UNIT_FILE in changed)
         refuse_foreign(before.get(MAIN_FILE))
         if check_mode or not result["changed"]:
             return result
@@ -135,6 +138,18 @@ class Caddy:
                 f"last lines of its journal:\n{lines}"
             ) from error
         return result
+
+
+def action_for(caddy: systemd.UnitStatus, restart: bool) -> str:
+    """Says how Caddy takes up what is on disk.
+
+    Args:
+        caddy: Its unit.
+        restart: Its unit file has changed.
+    """
+    if not caddy.running:
+        return "start"
+    return "restart" if restart else "reload"
 
 
 def refuse_foreign(main_file: str | None) -> None:
@@ -207,10 +222,7 @@ def apply(restart: bool) -> None:
     """Has Caddy run with the installed configuration, without a gap where that can be."""
     systemd.systemctl("daemon-reload")
     systemd.systemctl("enable", "--quiet", SERVICE)
-    if not systemd.show([SERVICE])[0].running:
+    action = action_for(systemd.show([SERVICE])[0], restart)
+    if action == "start":
         systemd.systemctl("reset-failed", SERVICE, check=False)
-        systemd.systemctl("start", SERVICE, doing="start Caddy")
-    elif restart:
-        systemd.systemctl("restart", SERVICE, doing="restart Caddy")
-    else:
-        systemd.systemctl("reload", SERVICE, doing="reload Caddy")
+    systemd.systemctl(action, SERVICE, doing=f"{action} Caddy")

@@ -45,4 +45,4 @@ class External:
         check_mode: bool,
     ) -> dict[str, Any]:
         """Nothing here is ours to configure."""
-        return {"changed": False, "changes": []}
+        return {"changed": False, "changes": [], "diff": [], "action": ""}

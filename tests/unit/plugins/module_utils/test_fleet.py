@@ -146,6 +146,19 @@ RESULT = {
         ({}, ["1-a -> 2-b in slot green", "9.4 s", "memory 96 of 512 MiB", "https://blog.test"]),
         ({"previous": None, "reasons": ["first release"]}, ["nothing -> 2-b", "first release"]),
         ({"reasons": []}, ["2-b serves in slot green as before, nothing changed"]),
+        (
+            {
+                "steps": [
+                    {"name": "prepare the slot", "seconds": 0.2},
+                    {"name": "start the slot", "seconds": 1.2},
+                    {"name": "prove its health", "seconds": 4.1},
+                    {"name": "drain the old slot", "seconds": 3.0},
+                ]
+            },
+            ["9.4 s, started in 1.2 s, healthy after 4.1 s, drained in 3 s, memory"],
+        ),
+        # the first release has no old slot
+        ({"steps": [{"name": "start the slot", "seconds": 1.2}]}, ["started in 1.2 s, memory"]),
         ({"cut_connections": 3}, ["3 connections to the old slot were cut"]),
         ({"recovered": "a rollout was cut off"}, ["a rollout was cut off"]),
         ({"pruned": ["0-x", "0-y"]}, ["removed 0-x, 0-y"]),
@@ -175,6 +188,7 @@ REPORT = {
     "restarts": 4,
     "since": "Sun 2026-11-22 13:00:00 UTC",
     "certificate_days": 61.5,
+    "disk": {"releases": 2, "releases_mebibytes": 41, "free_mebibytes": 20480},
     "history": [{"at": "2026-11-22T13:00:00+00:00", "by": "ann", "status": LEFT}],
     "operation": {},
 }
@@ -184,9 +198,10 @@ def test_status_table() -> None:
     table = fleet.status_table({"web1": REPORT, "web22": {}})
     assert table == [
         "host   release      version  slot   up      memory MiB  restarts"
-        "  since                        certificate  last rollout",
+        "  since                        certificate  releases                     last rollout",
         "web1   2-b          2        green  1 of 2  96 of 512   4       "
-        "  Sun 2026-11-22 13:00:00 UTC  61.5 days    left 2026-11-22T13:00:00+00:00 by ann",
+        "  Sun 2026-11-22 13:00:00 UTC  61.5 days    2 in 41 MiB, 20480 MiB free"
+        "  left 2026-11-22T13:00:00+00:00 by ann",
         "web22  not reached",
     ]
 
@@ -198,6 +213,7 @@ def test_status_of_a_host_without_the_app_or_with_a_run_cut_off() -> None:
     cut_off = fleet.status_row({**REPORT, "operation": {"step": "x"}})["last rollout"]
     assert cut_off.endswith("by ann, a run was cut off: the next deploy mends it")
     assert fleet.status_table({}) == ["host"]
+    assert fleet.status_row({**REPORT, "disk": None})["releases"] == ""
 
 
 # --- a rollout that failed on one host ------------------------------------------------------------

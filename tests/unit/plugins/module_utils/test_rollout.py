@@ -104,6 +104,110 @@ def test_the_same_release_needs_none_unless_something_differs(app: Layout) -> No
     assert rollout.needed_because(app, "1-a", SETTINGS, "") == ["secrets"]
 
 
+# --- check mode -----------------------------------------------------------------------------------
+
+OTHER: dict[str, Any] = {**RECORDED, "units": {**RECORDED["units"], "service": "[Other]\n"}}
+
+
+@pytest.fixture
+def serving_two(app: Layout) -> Layout:
+    """An app whose slot green serves `2-b`; blue has `1-a`, with units and a secret of its own."""
+    for slot, release, units in (
+        ("blue", "1-a", RECORDED["units"]),
+        ("green", "2-b", OTHER["units"]),
+    ):
+        point(app, slot, release)
+        for path, text in slots.unit_files(app, slot, slots.SlotUnits(**units)).items():
+            path.write_text(text, encoding="utf-8")
+        app.slot_configuration(slot).mkdir()
+        for path in slots.configuration_files(app, slot):
+            path.write_text(f'KEY="{slot}"\n' if path.name == "secrets" else "", encoding="utf-8")
+    (app.configuration / "secrets").write_text('KEY="green"\nNEW="x"\n', encoding="utf-8")
+    app.switch_file.touch()
+    current = State(settings=OTHER, former_settings=RECORDED)
+    current.record(release="2-b", previous="1-a", slot="green", status=GOOD)
+    state.save(app.state_file, current)
+    return app
+
+
+def tree(app: Layout) -> dict[str, tuple[int, str]]:
+    """Returns every file of an app with its time and text."""
+    return {
+        str(path): (path.lstat().st_mtime_ns, path.read_text() if path.is_file() else "")
+        for path in app.root.parent.rglob("*")
+    }
+
+
+def checked(app: Layout, release: str, recorded: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Asks what a rollout would do, and sees that it does nothing."""
+    before = tree(app)
+    result = rollout.rollout(
+        app,
+        release,
+        rollout.Settings.read(recorded),
+        recorded=recorded,
+        by="ann",
+        check_mode=True,
+        **options,
+    )
+    assert tree(app) == before
+    assert "steps" not in result or result["steps"] == []
+    return result
+
+
+def test_check_mode_tells_where_a_release_would_go_and_what_differs(serving_two: Layout) -> None:
+    told = checked(serving_two, "3-c", RECORDED)
+    assert (told["changed"], told["previous"], told["release"]) == (True, "2-b", "3-c")
+    assert (told["slot"], told["instances"]) == ("blue", 1)
+    (diff,) = told["diff"]
+    assert (diff["before"], diff["after"]) == ("[Other]\n", "[Service]\n")
+    assert diff["before_header"].endswith("blog-green@.service")
+    assert diff["after_header"].endswith("blog-blue@.service")
+    assert told["variables"] == {"added": ["NEW"], "changed": [], "removed": []}
+    assert "green" not in str(told["variables"])
+
+
+def test_check_mode_takes_what_is_not_written_yet(serving_two: Layout) -> None:
+    unwritten = {"environment": "", "secrets": 'KEY="other"\n'}
+    told = checked(serving_two, "3-c", OTHER, unwritten=unwritten)
+    assert told["variables"] == {"added": [], "changed": ["KEY"], "removed": []}
+
+
+def test_check_mode_of_a_rollback_to_what_served_before(serving_two: Layout) -> None:
+    """It comes back with all that it had, not with what is new."""
+    told = checked(serving_two, "1-a", OTHER, leave=True)
+    (diff,) = told["diff"]
+    assert (diff["before"], diff["after"]) == ("[Other]\n", "[Service]\n")
+    assert told["variables"] == {"added": [], "changed": ["KEY"], "removed": []}
+
+
+def test_check_mode_of_a_first_release(app: Layout) -> None:
+    told = checked(app, "1-a", RECORDED, unwritten={"environment": 'A="1"\n', "secrets": ""})
+    assert (told["previous"], told["slot"], told["reasons"]) == (None, "blue", ["first release"])
+    assert [one["before"] for one in told["diff"]] == ["", "", ""]
+    assert told["variables"] == {"added": ["A"], "changed": [], "removed": []}
+
+
+def test_check_mode_tells_of_a_run_that_was_killed_and_mends_nothing(serving_two: Layout) -> None:
+    current = state.load(serving_two.state_file)
+    current.operation = cut_off("prove its health", "2-b", "blue")
+    state.save(serving_two.state_file, current)
+    told = checked(serving_two, "3-c", RECORDED)
+    assert told["recovered"] == (
+        "a rollout of 2-b was cut off while it was to prove its health; that is finished or"
+        " undone first"
+    )
+
+
+def test_a_step_that_fails_has_no_time(app: Layout) -> None:
+    run = rollout.Run(app, "2-b", SETTINGS, RECORDED, State(), "green", "1-a", ["x"], "ann")
+    with run.timed("start the slot"):
+        pass
+    with pytest.raises(DeployError), run.timed("prove its health"):
+        raise DeployError("not healthy")
+    assert run.steps == [{"name": "start the slot", "seconds": 0.0}]
+
+
 # --- what is kept ---------------------------------------------------------------------------------
 
 

@@ -110,3 +110,54 @@ def test_all_differences_of_a_slot_that_was_never_started(app: Layout) -> None:
         "unit blog-green@.service",
         "unit blog-green@.socket",
     ]
+
+
+# --- what would be different ----------------------------------------------------------------------
+
+
+def test_what_check_mode_has_not_written_takes_the_place_of_what_is_there(started: Layout) -> None:
+    secrets = (started.configuration / "secrets").read_text(encoding="utf-8")
+    (started.configuration / "environment").write_text('X="0ld"\n', encoding="utf-8")
+    assert slots.differences(started, "blue", UNITS, 1, {"secrets": secrets}) == ["environment"]
+    unwritten = {"environment": 'ENVIRONMENT="s3cret"\n', "secrets": 'X="new"\n'}
+    assert slots.differences(started, "blue", UNITS, 1, unwritten) == ["secrets"]
+
+
+def test_the_diff_is_that_of_what_serves_and_what_is_to_serve(started: Layout) -> None:
+    assert slots.unit_diff(started, "blue", "green", UNITS) == []
+    changed = slots.SlotUnits(service="[New]\n", socket="[Socket]\n", slice="[Wide]\n")
+    service, slice_ = slots.unit_diff(started, "blue", "green", changed)
+    assert service["before_header"].endswith("/blog-blue@.service")
+    assert service["after_header"].endswith("/blog-green@.service")
+    assert (service["before"], service["after"]) == ("[Service]\n", "[New]\n")
+    assert slice_["before_header"] == slice_["after_header"] == str(started.slice_file)
+    assert (slice_["before"], slice_["after"]) == ("[Slice]\n", "[Wide]\n")
+
+
+def test_the_diff_of_a_first_slot_is_all_new(started: Layout) -> None:
+    """Files that a first try left behind are nothing that has served."""
+    told = slots.unit_diff(started, None, "blue", UNITS)
+    assert [one["before"] for one in told] == ["", "", ""]
+    assert [one["after"] for one in told] == ["[Service]\n", "[Socket]\n", "[Slice]\n"]
+
+
+def test_a_slot_has_units_of_its_own(started: Layout) -> None:
+    given = slots.SlotUnits(service="[New]\n", socket="[New]\n", slice="[Wide]\n")
+    own = slots.own_units(started, "blue", given)
+    assert own == slots.SlotUnits(service="[Service]\n", socket="[Socket]\n", slice="[Wide]\n")
+
+
+def test_changed_variables_are_named_and_their_values_are_not(started: Layout) -> None:
+    after = slots.configuration_files(started, "green", {"secrets": 'KEY="0th3r"\n'})
+    told = slots.configuration_changes(started, "blue", after)
+    assert told == {"added": ["KEY"], "changed": [], "removed": ["SECRETS"]}
+    assert slots.configuration_changes(started, None, after)["added"] == ["ENVIRONMENT", "KEY"]
+    # a secret that becomes a setting is the same variable
+    moved = slots.configuration_files(
+        started, "green", {"environment": 'SECRETS="s3cret"\nENVIRONMENT="s3cret"\n', "secrets": ""}
+    )
+    assert slots.configuration_changes(started, "blue", moved) == {
+        "added": [],
+        "changed": [],
+        "removed": [],
+    }

@@ -191,3 +191,25 @@ def test_mebibytes(size: str | int, mebibytes: int) -> None:
 def test_what_is_no_size_is_refused(size: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         units.mebibytes(size)
+
+
+# --- which variables change -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "", 'a "quoted" one', "two\nlines", '\nB="2"\n', "\\", "$HOME `x`", "größe"]
+)
+def test_a_variable_is_found_by_its_name_whatever_its_value_is(value: str) -> None:
+    text = units.environment_file({"A": value, "Z_9": "last"})
+    assert list(units.environment_values(text)) == ["A", "Z_9"]
+    other = units.environment_file({"A": f"{value}!", "Z_9": "last"})
+    assert units.changed_keys(text, text) == {"added": [], "changed": [], "removed": []}
+    assert units.changed_keys(text, other) == {"added": [], "changed": ["A"], "removed": []}
+
+
+def test_names_that_come_and_go() -> None:
+    before = units.environment_file({"KEPT": 1, "B_GONE": 2, "A_GONE": 3})
+    after = units.environment_file({"KEPT": 1, "NEW": "s3cret"})
+    told = units.changed_keys(before, after)
+    assert told == {"added": ["NEW"], "changed": [], "removed": ["A_GONE", "B_GONE"]}
+    assert units.changed_keys("", before)["added"] == ["A_GONE", "B_GONE", "KEPT"]

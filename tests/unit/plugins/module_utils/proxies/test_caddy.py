@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import access_from, caddy, driver
@@ -63,3 +64,18 @@ def test_an_unknown_proxy_is_refused_with_the_known_ones() -> None:
 def test_access_takes_what_it_knows() -> None:
     access = access_from({"provider": "caddy", "domain": "blog.test", "of_a_newer_version": 1})
     assert (access.provider, access.domain, access.port) == ("caddy", "blog.test", 443)
+
+
+@pytest.mark.parametrize(
+    ("state", "restart", "action"),
+    [
+        (("inactive", "dead"), False, "start"),
+        (("failed", "failed"), True, "start"),
+        (("active", "running"), False, "reload"),
+        (("active", "running"), True, "restart"),
+    ],
+)
+def test_how_caddy_takes_it_up(state: tuple[str, str], restart: bool, action: str) -> None:
+    active, sub = state
+    (caddy_unit,) = systemd.parse_show(f"Id=caddy.service\nActiveState={active}\nSubState={sub}\n")
+    assert caddy.action_for(caddy_unit, restart) == action

@@ -1,0 +1,262 @@
+"""Check mode tells the plan and writes nothing; what a run tells of its steps and of the disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import lab
+import pytest
+from sites import BLOG, IMAGES, SECRET, VARIABLES, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: All that the collection writes to on a host.
+WATCHED = "/srv/blog /etc/asgi /etc/systemd/system /etc/caddy /var/lib/asgi /var/cache/asgi /opt"
+
+
+def written(site: Site) -> str:
+    """Every file that a run could write: owner, mode, size, times and target; nothing is read."""
+    names = f"find {WATCHED} -printf '%p %u %g %m %s %T@ %C@ %l\\n' 2>/dev/null | sort"
+    return site.run(f"{names}; cat /etc/passwd; dpkg-query --show; systemctl list-units --plain")
+
+
+def check(site: Site, playbook: str, *, expect: int = 0, **variables: Any) -> list[str]:
+    """Plays in check mode with diffs, sees that nothing was written, and returns the output."""
+    before = written(site)
+    played = site.play(playbook, "--check", "--diff", expect=expect, **variables)
+    assert written(site) == before
+    return played.output.splitlines()
+
+
+def plan_of(lines: list[str]) -> dict[str, str]:
+    """The parts of the plan by their names; what it is of is under `head`."""
+    found = [line.strip().strip(",").strip('"') for line in lines]
+    start = next(n for n, line in enumerate(found) if re.match(r"\w+: .*slot (blue|green)", line))
+    parts = {"head": found[start]}
+    for line in found[start + 1 :]:
+        if line == "]":
+            break
+        name, _colon, text = line.partition(": ")
+        parts[name] = text
+    return parts
+
+
+def test_a_deploy_with_nothing_to_do(one_site: Site) -> None:
+    """What serves stays, and no part of the plan says anything else."""
+    one_site.deploy()
+    source = {"path": str(one_site.source)}
+    plan = plan_of(check(one_site, "asgi.deploy.site", asgi_app_source=source))
+    assert plan.pop("head").endswith(
+        f"{one_site.serving()} serves in slot {one_site.slot()} and stays"
+    )
+    assert plan.pop("build").startswith(f"nothing, {one_site.serving()} is on the host since 20")
+    assert plan == {
+        "migration": f"none, it has run for {one_site.serving()}",
+        "units": "no change",
+        "proxy": "no change, no reload",
+        "services": "nothing is started or stopped",
+    }
+
+
+def test_a_deploy_that_changes_everything(one_site: Site) -> None:
+    """A version with a migration, other variables, other units, another site; and then it is so."""
+    slot = one_site.slot()
+    other = {"blue": "green", "green": "blue"}[slot]
+    before = one_site.serving()
+    environment = {**VARIABLES["asgi_app_environment"], "BLOG_ADDED": "a value of its own"}
+    title = environment.pop("BLOG_TITLE")
+    changes = {
+        "asgi_app_source": {"path": str(one_site.variant("v2"))},
+        "asgi_app_environment": environment,
+        "asgi_app_secrets": {"BLOG_SECRET_KEY": "another-secret-altogether"},
+        "asgi_service_memory_max": "300M",
+        "asgi_proxy_domains": [*VARIABLES["asgi_proxy_domains"], "www.blog.test"],
+    }
+    lines = check(one_site, "asgi.deploy.site", **changes)
+    plan = plan_of(lines)
+    release = plan["head"].split(" -> ")[1].split()[0]
+    assert plan["head"] == (
+        f"{one_site.host.name}: {before} in slot {slot} -> {release} in slot {other}"
+        f" (release {before} to {release})"
+    )
+    content = r"version 1\.1\.0, content [0-9a-f]{12} of "
+    path = changes["asgi_app_source"]["path"]
+    assert re.fullmatch(f"{release}, {content}{re.escape(path)}", plan["build"])
+    assert plan["migration"] == (
+        f"pending, alembic upgrade head on {one_site.host.name}"
+        " (newest migration 0002 -> not known before it is built)"
+    )
+    assert plan["environment and secrets"] == (
+        "added BLOG_ADDED; changed BLOG_SECRET_KEY; removed BLOG_TITLE"
+    )
+    assert set(plan["units"].split(", ")) >= {f"blog-{other}@.service", "asgi-blog.slice"}
+    assert plan["proxy"] == "reload, for /etc/caddy/sites/blog.caddy"
+    assert plan["services"].startswith(
+        f"start slot {other}, then stop slot {slot}: 2 instances, at most 30 s"
+    )
+    output = "\n".join(lines)
+    for text in (
+        f"--- before: /etc/systemd/system/blog-{slot}@.service",
+        "-MemoryMax=256M",
+        "+MemoryMax=300M",
+    ):
+        assert text in output
+    assert "+++ after: /etc/caddy/sites/blog.caddy" in output
+    for value in ("a value of its own", "another-secret-altogether", SECRET, title):
+        assert value not in output
+
+    # the run does what was told, and tells the same diff
+    played = one_site.play("asgi.deploy.site", "--diff", **changes)
+    one_site.source = type(one_site.source)(changes["asgi_app_source"]["path"])
+    assert (one_site.serving(), one_site.slot()) == (release, other)
+    assert "+MemoryMax=300M" in played.output
+    for value in ("a value of its own", "another-secret-altogether", SECRET):
+        assert value not in played.output
+    assert re.search(
+        r"started in [\d.]+ s, healthy after [\d.]+ s, drained in [\d.]+ s", played.output
+    )
+    for name in (
+        "Build the release where it is missing, each step at most 900 s]",
+        "Run the migration, at most 600 s: alembic upgrade head]",
+        "drain and stop the old slot: 2 instances, at most 30 s until healthy, 3 s stable,"
+        " at most 30 s until the proxy confirms, 3 s to 30 s for open requests]",
+    ):
+        assert name in played.output
+
+
+def test_a_rollback_and_a_restart(one_site: Site) -> None:
+    """They tell where they would go, and what would change."""
+    slot = one_site.slot()
+    other = {"blue": "green", "green": "blue"}[slot]
+    serving = one_site.serving()
+    former = one_site.run(f"basename $(readlink /srv/blog/slots/{other})").strip()
+    refused = "\n".join(check(one_site, "asgi.deploy.rollback", expect=2))
+    assert "asgi_rollback_across_migration: true" in refused
+    lines = check(one_site, "asgi.deploy.rollback", asgi_rollback_across_migration=True)
+    plan = plan_of(lines)
+    assert plan["head"] == (
+        f"{one_site.host.name}: {serving} in slot {slot} -> {former} in slot {other}"
+        f" (release {serving} to {former})"
+    )
+    assert plan["migration"] == "none, a rollback runs none"
+    # what served before comes back with what it had
+    assert plan["environment and secrets"] == (
+        "added BLOG_TITLE; changed BLOG_SECRET_KEY; removed BLOG_ADDED"
+    )
+    assert "+MemoryMax=256M" in "\n".join(lines)
+    assert "at most 30 s until healthy, 3 s stable" in "\n".join(lines)
+
+    plan = plan_of(check(one_site, "asgi.deploy.restart"))
+    assert plan["head"].endswith(f"{serving} in slot {slot} -> {serving} in slot {other} (restart)")
+    assert plan["environment and secrets"] == "no variable changes"
+    assert plan["units"] == "no change"
+    changed = {"asgi_app_environment": VARIABLES["asgi_app_environment"]}
+    plan = plan_of(check(one_site, "asgi.deploy.restart", **changed))
+    assert plan["head"].endswith("(environment; secrets; restart)")
+    assert plan["environment and secrets"] == (
+        "added BLOG_TITLE; changed BLOG_SECRET_KEY; removed BLOG_ADDED"
+    )
+
+
+@pytest.mark.parametrize("playbook", ["maintenance", "remove", "status"])
+def test_other_playbooks_write_nothing_in_check_mode(one_site: Site, playbook: str) -> None:
+    check(one_site, f"asgi.deploy.{playbook}", asgi_proxy_maintenance=True)
+
+
+@pytest.fixture
+def fresh(one_site: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A host as Debian's installer leaves it."""
+    group = f"{request.config.getoption('--group')}-fresh"
+    (tmp_path / "ansible.cfg").write_text((one_site.directory / "ansible.cfg").read_text())
+    site = Site(None, tmp_path, tmp_path / "hosts.yml", variables=VARIABLES)
+    try:
+        lab.down(group)
+        (site.host,) = lab.up(group, {"fresh": IMAGES["web12"]}, site.inventory)
+        yield site
+    finally:
+        lab.down(group)
+
+
+def test_a_first_deploy(fresh: Site) -> None:
+    """Nothing is there: no package, no user, no Caddy."""
+    lines = check(fresh, "asgi.deploy.site", asgi_app_source={"path": str(BLOG)})
+    plan = plan_of(lines)
+    release = plan["head"].split(", ")[1].split()[0]
+    assert plan["head"] == f"fresh: first deploy, {release} in slot blue"
+    assert plan["packages"] == "install python3-venv"
+    assert plan["build"].startswith(f"{release}, version 1.0.0, content ")
+    assert plan["migration"] == (
+        "pending, alembic upgrade head on fresh"
+        " (newest migration not known -> not known before it is built)"
+    )
+    keys = [*VARIABLES["asgi_app_environment"], *VARIABLES["asgi_app_secrets"]]
+    assert plan["environment and secrets"] == f"added {', '.join(sorted(keys))}"
+    assert "blog-blue@.service (new)" in plan["units"]
+    assert plan["proxy"].startswith("start, for ")
+    assert plan["services"].startswith("start slot blue: 2 instances")
+    assert "+++ after: /etc/caddy/sites/blog.caddy" in "\n".join(lines)
+
+    git = {"git": "https://git.example.com/blog.git", "version": "v1", "checkout": "host"}
+    plan = plan_of(check(fresh, "asgi.deploy.site", asgi_app_source=git))
+    assert plan["build"] == f"{git['git']}; the host cannot ask it for the commit yet"
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+def releases(site: Site) -> set[str]:
+    """The releases on the host."""
+    return set(site.run("ls /srv/blog/releases").split())
+
+
+def test_status_tells_of_the_disk(one_site: Site) -> None:
+    """As du and df do; files that releases share are counted once."""
+    table = one_site.play("asgi.deploy.status").output
+    told = re.search(r"(\d+) in (\d+) MiB, (\d+) MiB free", table)
+    assert told is not None, table
+    assert int(told[1]) == len(releases(one_site))
+    taken = int(one_site.run("du -sm /srv/blog/releases").split()[0])
+    assert abs(int(told[2]) - taken) <= 1
+    free = int(one_site.run("df --output=avail --block-size=1M /srv/blog | tail -1"))
+    assert abs(int(told[3]) - free) < 500
+    output = one_site.play("asgi.deploy.status", asgi_status_json=True).output
+    found = re.search(r'^ *"msg": (".*")$', output, re.MULTILINE)
+    assert found is not None, output
+    disk = json.loads(json.loads(found[1]))[one_site.host.name]["disk"]
+    assert set(disk) == {"releases", "releases_mebibytes", "free_mebibytes"}
+    assert (disk["releases"], disk["releases_mebibytes"]) == (int(told[1]), int(told[2]))
+
+
+def test_old_releases_go_but_never_what_is_needed(
+    one_site: Site, tmp_path: Path, site_on: Callable[[str], Site]
+) -> None:
+    """Even where one is to be kept: what serves stays, and what a rollback would go to."""
+    for marker in ("one", "two"):
+        one_site.deploy(one_site.variant("same", marker), asgi_app_keep_releases=5)
+    first = one_site.serving()
+    one_site.deploy(one_site.variant("same", "three"), asgi_app_keep_releases=5)
+    second = one_site.serving()
+    assert len(releases(one_site)) > 2
+    # the role alone takes the smallest number, which site refuses
+    alone = tmp_path / "alone.yml"
+    alone.write_text(
+        "- name: Serve\n  hosts: all\n  gather_facts: false\n  roles: [asgi.deploy.service]\n"
+    )
+    settings = {"asgi_app_keep_releases": 1, "asgi_app_release": second}
+    one_site.play(str(alone), **settings)
+    assert releases(one_site) == {first, second}
+    assert (one_site.serving(), one_site.state()["history"][-1]["release"]) == (second, second)
+    # a newer one that failed is no reason to remove one that is needed
+    one_site.deploy(
+        one_site.variant("health_error"), expect=2, asgi_service_health_timeout_seconds=5
+    )
+    assert len(releases(one_site)) == 3
+    one_site.play(str(alone), **settings)
+    assert {first, second} <= releases(one_site)
+    one_site.play("asgi.deploy.rollback")
+    assert one_site.serving() == first
+    assert {first, second} <= releases(one_site)

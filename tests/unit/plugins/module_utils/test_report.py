@@ -1,0 +1,76 @@
+"""What a host says of an app, as far as no systemd is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import report
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+
+MEBIBYTE = b"\1" * 2**20
+
+
+def test_what_releases_share_is_counted_once(app: Layout, stage: Callable[..., None]) -> None:
+    for release in "ab":
+        stage(release)
+        (app.release(release) / "own").write_bytes(2 * MEBIBYTE)
+    (app.release("a") / "shared").write_bytes(4 * MEBIBYTE)
+    os.link(app.release("a") / "shared", app.release("b") / "shared")
+    # a link to elsewhere is not what the releases take
+    (app.root / "elsewhere").write_bytes(16 * MEBIBYTE)
+    (app.release("b") / "link").symlink_to(app.root / "elsewhere")
+    (app.release("b") / "directory").symlink_to(app.root)
+    found = report.disk(app)
+    assert found["releases"] == 2
+    assert found["releases_mebibytes"] == 8
+    status = os.statvfs(app.root)
+    assert abs(found["free_mebibytes"] - status.f_bavail * status.f_frsize // 2**20) < 500
+
+
+def test_half_a_release_takes_room_and_is_none(app: Layout, stage: Callable[..., None]) -> None:
+    stage("a")
+    building = app.releases / ".building-b"
+    building.mkdir()
+    (building / "file").write_bytes(3 * MEBIBYTE)
+    found = report.disk(app)
+    assert (found["releases"], found["releases_mebibytes"]) == (1, 3)
+
+
+def test_a_host_without_the_app_has_a_disk_too(tmp_path: Path) -> None:
+    found = report.disk(Layout("blog", tmp_path / "srv" / "blog"))
+    assert (found["releases"], found["releases_mebibytes"]) == (0, 0)
+    assert found["free_mebibytes"] > 0
+
+
+def test_limits_are_those_of_the_last_rollout() -> None:
+    settings = {
+        "units": {"service": "", "socket": "", "slice": ""},
+        "instances": 2,
+        "server": "uvicorn",
+        "health": {"timeout_seconds": 20, "body": "a text of the app"},
+        "proxy": {"timeout_seconds": 15},
+        "settle_seconds": 4,
+        "drain_seconds": 50,
+        "keep_releases": 5,
+    }
+    assert report.limits(settings) == {
+        "instances": 2,
+        "health_timeout_seconds": 20,
+        "stable_seconds": 3,
+        "proxy_timeout_seconds": 15,
+        "settle_seconds": 4,
+        "drain_seconds": 50,
+    }
+    assert report.limits({}) == {}
+
+
+@pytest.mark.parametrize(("asked", "told"), [(False, False), (True, True)])
+def test_the_disk_is_measured_only_when_asked(
+    app: Layout, monkeypatch: pytest.MonkeyPatch, asked: bool, told: bool
+) -> None:
+    monkeypatch.setattr(report.slots, "connections", lambda *_given: 0)
+    found = report.report(app, ask_disk=asked)
+    assert (found["disk"] is not None) is told
