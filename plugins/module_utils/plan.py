@@ -79,9 +79,10 @@ def packages_line(facts: Mapping[str, Any]) -> str:
 def build_line(facts: Mapping[str, Any]) -> str:
     """Says what is built, from where."""
     found, staged = facts.get("plan") or {}, facts.get("staged") or {}
-    if not found:
+    release = found.get("release")
+    # what an app before this one has left in the run is not of this one
+    if release != facts["rollout"]["release"]:
         return "build: nothing"
-    release = found["release"]
     if not staged.get("changed"):
         built = (staged.get("manifest") or {}).get("built_at", "")
         return f"build: nothing, {release} is on the host" + (f" since {built}" if built else "")

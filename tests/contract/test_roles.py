@@ -6,6 +6,9 @@ import re
 from typing import Any
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import source, systemd
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy
+from ansible_collections.asgi.deploy.plugins.modules import rollout
 from contract.collection import (
     PLAYBOOKS,
     REPOSITORY,
@@ -280,6 +283,23 @@ def test_a_task_keeps_the_rules(path: str, task: dict[str, Any]) -> None:
     stem = path.rsplit("/", 1)[-1].removesuffix(".yml")
     if "/tasks/" in path and stem != "main":
         assert name.startswith(f"{stem} | ")
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "limits"),
+    [
+        ("app", "stage | Decide the release", [source.GIT_TIMEOUT_SECONDS]),
+        (
+            "proxy",
+            "caddy | Have Caddy check its configuration",
+            [caddy.VALIDATE_TIMEOUT_SECONDS, systemd.CALL_TIMEOUT_SECONDS],
+        ),
+        ("service", "conclude | Undo the rollout", [rollout.UNDO_WAIT_SECONDS]),
+    ],
+)
+def test_the_limit_in_a_name_is_that_of_the_code(role: str, name: str, limits: list[int]) -> None:
+    (found,) = [task["name"] for _path, task in role_tasks(role) if task["name"].startswith(name)]
+    assert [int(number) for number in re.findall(r"([0-9]+) s\b", found)] == limits
 
 
 @pytest.mark.parametrize("role", ROLES)

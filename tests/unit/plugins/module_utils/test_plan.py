@@ -94,7 +94,7 @@ def test_a_first_deploy_stops_nothing() -> None:
 
 
 def test_where_nothing_is_to_be_done() -> None:
-    nothing = {**ROLLOUT, "release": "1-a", "slot": "blue", "reasons": [], "diff": []}
+    nothing = {**ROLLOUT, "previous": "2-b", "reasons": [], "diff": []}
     lines = plan.plan(
         {
             **FACTS,
@@ -106,9 +106,9 @@ def test_where_nothing_is_to_be_done() -> None:
         }
     )
     assert lines == [
-        "web2: 1-a serves in slot blue and stays",
+        "web2: 2-b serves in slot green and stays",
         "build: nothing, 2-b is on the host since 2026-11-22T14:00:00+00:00",
-        "migration: none, it has run for 1-a",
+        "migration: none, it has run for 2-b",
         "units: no change",
         "proxy: no change, no reload",
         "services: nothing is started or stopped",
@@ -140,7 +140,13 @@ def test_a_rollback_and_a_restart_build_nothing_and_migrate_nothing(mode: str) -
     ],
 )
 def test_what_is_built(found: dict[str, str], text: str) -> None:
-    assert told("build", plan={**FACTS["plan"], **found}) == text
+    planned = {**FACTS["plan"], **found}
+    rollout = {**ROLLOUT, "release": planned["release"]}
+    assert told("build", plan=planned, rollout=rollout) == text
+
+
+def test_the_build_of_another_app_in_the_same_run_is_not_told() -> None:
+    assert told("build", rollout={**ROLLOUT, "release": "3-c"}) == "nothing"
 
 
 def test_a_service_without_the_other_roles_has_a_plan() -> None:
