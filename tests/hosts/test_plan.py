@@ -33,9 +33,10 @@ CONFIGURATION: dict[str, Any] = {
 
 
 def written(site: Site) -> str:
-    """Every file that a run could write: owner, mode, size, times and target; nothing is read."""
+    """Every file that a run could write, with its times and size; processes, users, packages."""
     names = f"find {WATCHED} -printf '%p %u %g %m %s %T@ %C@ %l\\n' 2>/dev/null | sort"
-    return site.run(f"{names}; cat /etc/passwd; dpkg-query --show; systemctl list-units --plain")
+    units = "systemctl show -p Id,ActiveState,MainPID,UnitFileState 'blog-*' 'asgi*' caddy.service"
+    return site.run(f"{names}; {units}; cat /etc/passwd; dpkg-query --show")
 
 
 def check(site: Site, playbook: str, *, expect: int = 0, **variables: Any) -> list[str]:
