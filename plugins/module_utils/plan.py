@@ -40,10 +40,10 @@ def plan(facts: Mapping[str, Any]) -> list[str]:
     """Returns what a run in check mode would do on a host, a line for each part.
 
     Args:
-        facts: `host`, `mode` (site, rollback, restart), `rollout` (what the module returned),
-            `limits` (as for `waits`), and for site: `plan` and `staged` (module release),
-            `source_path`, `missing_packages`, `migrate_command`, `migrate_host`, `migration`
-            (module migration, on that host), `proxy` (module proxy_config).
+        facts: `host`, `mode` (site, rollback, restart), `rollout` (what the module returned), and
+            for site: `plan` and `staged` (module release), `source_path`, `missing_packages`,
+            `migrate_command`, `migrate_host`, `migration` (module migration, on that host),
+            `proxy` (module proxy_config).
     """
     lines = [headline(facts)]
     if facts["rollout"]["recovered"]:
@@ -153,4 +153,4 @@ def services_line(facts: Mapping[str, Any]) -> str:
     if not result["reasons"]:
         return "services: nothing is started or stopped"
     then = "" if result["previous"] is None else f", then stop slot {other_slot(result['slot'])}"
-    return f"services: start slot {result['slot']}{then}: {waits(facts['limits'])}"
+    return f"services: start slot {result['slot']}{then}: {waits(result['limits'])}"

@@ -9,7 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
         "since": min((one["since"] for one in found if one["since"]), default=""),
         "certificate_days": site_certificate_days(current) if ask_proxy else None,
         "disk": disk(layout) if ask_disk else None,
-        "limits": limits(current.settings),
+        "limits": Settings.read(current.settings).limits() if current.settings else {},
         "history": current.history,
         "operation": current.operation,
     }
@@ -95,26 +95,6 @@ def disk(layout: Layout) -> dict[str, int]:
         "releases": len(layout.staged_releases()),
         "releases_mebibytes": sum(taken.values()) // 2**20,
         "free_mebibytes": shutil.disk_usage(existing).free // 2**20,
-    }
-
-
-def limits(settings: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what a rollout with the recorded settings waits for, and how long.
-
-    Returns:
-        `instances`, `health_timeout_seconds`, `stable_seconds`, `proxy_timeout_seconds`,
-        `settle_seconds`, `drain_seconds`; nothing for an app that was never rolled out.
-    """
-    if not settings:
-        return {}
-    read = Settings.read(settings)
-    return {
-        "instances": read.instances,
-        "health_timeout_seconds": read.health.timeout_seconds,
-        "stable_seconds": read.health.stable_seconds,
-        "proxy_timeout_seconds": read.access.timeout_seconds,
-        "settle_seconds": read.settle_seconds,
-        "drain_seconds": read.drain_seconds,
     }
 
 

@@ -59,6 +59,17 @@ class Settings:
     drain_seconds: float = 30
     keep_releases: int = 5
 
+    def limits(self) -> dict[str, float]:
+        """Returns what a rollout waits for, and how long it may."""
+        return {
+            "instances": self.instances,
+            "health_timeout_seconds": self.health.timeout_seconds,
+            "stable_seconds": self.health.stable_seconds,
+            "proxy_timeout_seconds": self.access.timeout_seconds,
+            "settle_seconds": self.settle_seconds,
+            "drain_seconds": self.drain_seconds,
+        }
+
     @staticmethod
     def read(values: Mapping[str, Any]) -> Settings:
         """Reads the settings from a module's options or from the state of a host."""
@@ -253,7 +264,7 @@ def rollout(
         result["slot"] = target
         result.update(to_change(layout, former, target, settings, as_it_was, unwritten))
     if check_mode:
-        return {**result, "instances": settings.instances}
+        return {**result, "limits": settings.limits()}
     if reasons:
         doing = Run(
             layout,

@@ -177,11 +177,13 @@ variables:
   returned: success, with O(state=serving)
   type: dict
   sample: {"added": ["BLOG_TITLE"], "changed": ["DATABASE_URL"], "removed": []}
-instances:
-  description: How many processes would be started.
+limits:
+  description:
+    - What the rollout would wait for, and how long, as C(app.limits) of
+      M(asgi.deploy.release_info).
   returned: success, in check mode
-  type: int
-  sample: 2
+  type: dict
+  sample: {"instances": 2, "health_timeout_seconds": 60, "drain_seconds": 30}
 steps:
   description: The steps that were done, in their order.
   returned: success

@@ -28,12 +28,12 @@ ROLLOUT: dict[str, Any] = {
     "diff": [{"after_header": "/etc/systemd/system/blog-green@.service", "before": "x"}],
     "variables": {"added": ["A", "B"], "changed": [], "removed": ["C"]},
     "recovered": "",
+    "limits": LIMITS,
 }
 FACTS: dict[str, Any] = {
     "host": "web2",
     "mode": "site",
     "rollout": ROLLOUT,
-    "limits": LIMITS,
     "plan": {
         "release": "2-b",
         "version": "2.0",
@@ -150,7 +150,7 @@ def test_the_build_of_another_app_in_the_same_run_is_not_told() -> None:
 
 
 def test_a_service_without_the_other_roles_has_a_plan() -> None:
-    alone = {key: FACTS[key] for key in ("host", "mode", "rollout", "limits")}
+    alone = {key: FACTS[key] for key in ("host", "mode", "rollout")}
     lines = plan.plan(alone)
     assert "build: nothing" in lines
     assert "migration: none, asgi_migrate_command is empty" in lines

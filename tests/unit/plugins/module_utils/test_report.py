@@ -45,28 +45,6 @@ def test_a_host_without_the_app_has_a_disk_too(tmp_path: Path) -> None:
     assert found["free_mebibytes"] > 0
 
 
-def test_limits_are_those_of_the_last_rollout() -> None:
-    settings = {
-        "units": {"service": "", "socket": "", "slice": ""},
-        "instances": 2,
-        "server": "uvicorn",
-        "health": {"timeout_seconds": 20, "body": "a text of the app"},
-        "proxy": {"timeout_seconds": 15},
-        "settle_seconds": 4,
-        "drain_seconds": 50,
-        "keep_releases": 5,
-    }
-    assert report.limits(settings) == {
-        "instances": 2,
-        "health_timeout_seconds": 20,
-        "stable_seconds": 3,
-        "proxy_timeout_seconds": 15,
-        "settle_seconds": 4,
-        "drain_seconds": 50,
-    }
-    assert report.limits({}) == {}
-
-
 @pytest.mark.parametrize(("asked", "told"), [(False, False), (True, True)])
 def test_the_disk_is_measured_only_when_asked(
     app: Layout, monkeypatch: pytest.MonkeyPatch, asked: bool, told: bool

@@ -69,6 +69,20 @@ def test_settings_are_read_as_they_were_recorded() -> None:
     assert rollout.through_proxy(SETTINGS).path == "/health"
 
 
+def test_limits_are_those_of_the_settings() -> None:
+    """And nothing else: a text in the answer of the app need not be for everyone."""
+    health = {"timeout_seconds": 20, "body": "a text of the app"}
+    changed = {**RECORDED, "health": health, "proxy": {"timeout_seconds": 15}}
+    assert rollout.Settings.read(changed).limits() == {
+        "instances": 1,
+        "health_timeout_seconds": 20,
+        "stable_seconds": 3,
+        "proxy_timeout_seconds": 15,
+        "settle_seconds": 3,
+        "drain_seconds": 30,
+    }
+
+
 # --- whether to roll out --------------------------------------------------------------------------
 
 
@@ -158,7 +172,8 @@ def checked(app: Layout, release: str, recorded: dict[str, Any], **options: Any)
 def test_check_mode_tells_where_a_release_would_go_and_what_differs(serving_two: Layout) -> None:
     told = checked(serving_two, "3-c", RECORDED)
     assert (told["changed"], told["previous"], told["release"]) == (True, "2-b", "3-c")
-    assert (told["slot"], told["instances"]) == ("blue", 1)
+    assert told["slot"] == "blue"
+    assert told["limits"]["drain_seconds"] == 30
     (diff,) = told["diff"]
     assert (diff["before"], diff["after"]) == ("[Other]\n", "[Service]\n")
     assert diff["before_header"].endswith("blog-green@.service")
@@ -175,7 +190,8 @@ def test_check_mode_takes_what_is_not_written_yet(serving_two: Layout) -> None:
 
 def test_check_mode_of_a_rollback_to_what_served_before(serving_two: Layout) -> None:
     """It comes back with all that it had, not with what is new."""
-    told = checked(serving_two, "1-a", OTHER, leave=True)
+    told = checked(serving_two, "1-a", {**OTHER, "drain_seconds": 90}, leave=True)
+    assert told["limits"]["drain_seconds"] == 30
     (diff,) = told["diff"]
     assert (diff["before"], diff["after"]) == ("[Other]\n", "[Service]\n")
     assert told["variables"] == {"added": [], "changed": ["KEY"], "removed": []}
