@@ -8,6 +8,7 @@ OpenSSL's program reads them; Python's standard library cannot.
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import stat
 import time
@@ -55,6 +56,11 @@ def file_problems(certificate: Path, key: Path, domains: Sequence[str]) -> list[
             " read it (mode 0640)"
         )
     return problems
+
+
+def fingerprint(certificate: Path, key: Path) -> str:
+    """Names the content of a certificate and its key."""
+    return hashlib.sha256(certificate.read_bytes() + key.read_bytes()).hexdigest()
 
 
 def time_problems(certificate: Path) -> list[str]:

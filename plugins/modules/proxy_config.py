@@ -51,6 +51,30 @@ options:
     description: Path of the proxy's program.
     type: path
     default: /usr/bin/caddy
+  certificate:
+    description:
+      - A certificate that the configuration names; it is looked at before anything is touched.
+    type: dict
+    suboptions:
+      file:
+        description: The chain, PEM, the app's own certificate first.
+        type: path
+        required: true
+      key_file:
+        description: Its key, PEM.
+        type: path
+        required: true
+      domains:
+        description: Names that browsers will ask for.
+        type: list
+        elements: str
+        required: true
+      note:
+        description:
+          - File that keeps which certificate the proxy has taken up, so that another one under the
+            same name is taken up too.
+        type: path
+        required: true
   secrets:
     description: Texts in the files that are never shown.
     type: list
@@ -82,8 +106,10 @@ action:
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.asgi.deploy.plugins.module_utils import certificates
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver
 
@@ -100,8 +126,33 @@ ARGUMENTS = {
     },
     "absent": {"type": "list", "elements": "path", "default": []},
     "program": {"type": "path", "default": "/usr/bin/caddy"},
+    "certificate": {
+        "type": "dict",
+        "options": {
+            "file": {"type": "path", "required": True},
+            "key_file": {"type": "path", "required": True, "no_log": False},
+            "domains": {"type": "list", "elements": "str", "required": True},
+            "note": {"type": "path", "required": True},
+        },
+    },
     "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
 }
+
+
+def certificate_note(certificate: dict[str, Any], check_mode: bool) -> dict[Path, str]:
+    """Looks at a certificate; returns the file that notes it.
+
+    Raises:
+        DeployError: Browsers would refuse it, or the proxy could not use it.
+    """
+    file, key_file = Path(certificate["file"]), Path(certificate["key_file"])
+    if check_mode and not (file.is_file() and key_file.is_file()):
+        # a task before this one may be about to bring them
+        return {}
+    problems = certificates.file_problems(file, key_file, certificate["domains"])
+    if problems:
+        raise DeployError("\n".join([*problems, "Nothing was changed."]))
+    return {Path(certificate["note"]): f"sha256 {certificates.fingerprint(file, key_file)}\n"}
 
 
 def main() -> None:
@@ -110,8 +161,13 @@ def main() -> None:
     os.umask(0o022)
     params = module.params
     try:
+        noted = (
+            certificate_note(params["certificate"], module.check_mode)
+            if params["certificate"]
+            else {}
+        )
         result = driver(params["provider"]).configure(
-            {Path(file["path"]): file["content"] for file in params["files"]},
+            {**{Path(file["path"]): file["content"] for file in params["files"]}, **noted},
             [Path(path) for path in params["absent"]],
             {"program": params["program"]},
             module.check_mode,

@@ -35,18 +35,21 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Handler).serve_forever()
 """
 
 
+NEW_CERTIFICATE = (
+    "mkdir -p /etc/hello && cd /etc/hello &&"
+    " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    " -subj /CN=hello.test -addext subjectAltName=DNS:hello.test"
+    " -keyout key.pem -out cert.pem 2>/dev/null &&"
+    " chgrp caddy key.pem && chmod 640 key.pem"
+)
+
+
 @pytest.fixture(scope="module")
 def second(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Another app on the host of the blog, with a dash in its name and its own certificate."""
     directory = tmp_path_factory.mktemp("second")
     shutil.copy(one_site.directory / "ansible.cfg", directory)
-    one_site.run(
-        "mkdir -p /etc/hello && cd /etc/hello &&"
-        " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-        " -subj /CN=hello.test -addext subjectAltName=DNS:hello.test"
-        " -keyout key.pem -out cert.pem 2>/dev/null &&"
-        " chgrp caddy key.pem && chmod 640 key.pem"
-    )
+    one_site.run(NEW_CERTIFICATE)
     return dataclasses.replace(
         one_site,
         directory=directory,
@@ -264,6 +267,53 @@ def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site
     assert one_site.get("/healthz")["release"] == one_site.serving()
     # the file on disk is the good one as well: it is read again at a reboot
     second.run("caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile 2>/dev/null")
+
+
+def served_certificate(site: Site) -> str:
+    """The fingerprint of the certificate that the second app is served with."""
+    return site.run(
+        "openssl s_client -connect 127.0.0.1:443 -servername hello.test </dev/null 2>/dev/null"
+        " | openssl x509 -noout -fingerprint -sha256"
+    )
+
+
+def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
+    """Said before Caddy gets it: which file, and what is wrong with it."""
+    second.deploy(HELLO)
+    before = served_certificate(second)
+    second.run(
+        "cd /etc/hello && openssl ecparam -name prime256v1 -genkey -noout -out other.pem &&"
+        " chgrp caddy other.pem && chmod 640 other.pem"
+    )
+    refused = second.deploy(HELLO, expect=2, asgi_proxy_certificate_key_file="/etc/hello/other.pem")
+    assert "/etc/hello/other.pem is not the key of the certificate" in refused.output
+    refused = second.deploy(HELLO, expect=2, asgi_proxy_domains=["hello.test", "shop.test"])
+    assert "/etc/hello/cert.pem is not for shop.test" in refused.output
+    assert served_certificate(second) == before
+    assert "Hello from" in answer(second)
+
+
+def test_renewed_certificate_of_the_same_name_is_taken_up(second: Site) -> None:
+    """Another content in the same files, as a renewal leaves it."""
+    before = served_certificate(second)
+    second.run(NEW_CERTIFICATE)
+    assert second.deploy(HELLO).changed == 1
+    assert served_certificate(second) != before
+    assert "Hello from" in answer(second)
+    assert second.deploy(HELLO).changed == 0
+
+
+def test_occupied_port_touches_nothing(second: Site, one_site: Site) -> None:
+    """Caddy cannot listen: it goes on with what it had."""
+    second.run("systemd-run --quiet --unit=occupier python3 -m http.server 8444")
+    try:
+        refused = second.deploy(HELLO, expect=2, asgi_proxy_https_port=8444)
+    finally:
+        second.run("systemctl stop occupier")
+    assert "address already in use" in refused.output
+    assert "the former configuration is back" in refused.output
+    assert "Hello from" in answer(second)
+    assert one_site.get("/healthz")["release"] == one_site.serving()
 
 
 def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path) -> None:
