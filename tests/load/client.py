@@ -10,6 +10,7 @@ From a test::
 
     with Load(address="127.0.0.1", domain="blog.test", ca_file=ca, keepalive_get=4) as load:
         deploy()
+        lap = load.lap()  # what the deploy alone met, while the load goes on
         result = load.stop()
     assert result.failed == 0, result.report()
 
@@ -191,6 +192,47 @@ class KindResult:
 
 
 @dataclass
+class LapKind:
+    """One kind of traffic in one lap; an attempt counts where it began, its end where it ended."""
+
+    sent: int
+    ok: int
+    failed: int
+    closed_cleanly: int
+    latency: Latency | None
+
+
+@dataclass
+class Lap:
+    """What happened since the lap before, or since the start."""
+
+    seconds: float
+    kinds: dict[str, LapKind]
+    releases: dict[str, int]  # answers of each
+
+    @property
+    def sent(self) -> int:
+        return sum(kind.sent for kind in self.kinds.values())
+
+    @property
+    def ok(self) -> int:
+        return sum(kind.ok for kind in self.kinds.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(kind.failed for kind in self.kinds.values())
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Lap:
+        lap = cls(**data)
+        lap.kinds = {name: LapKind(**kind) for name, kind in data["kinds"].items()}
+        for kind in lap.kinds.values():
+            if isinstance(kind.latency, dict):
+                kind.latency = Latency(**kind.latency)
+        return lap
+
+
+@dataclass
 class FailureNote:
     at: float  # seconds since the start
     time: str  # the same moment by the clock, UTC, to compare with logs
@@ -343,18 +385,36 @@ class _KindCounter:
         self.result = KindResult()
         self.gap = _Gap(now)
         self.latencies = array("d")
-        self.slowest = -1.0
-        self.slowest_at = 0.0
+        self.ended = array("d")  # when each of these answers ended, in seconds since the start
+        self.at_lap = KindResult()  # what had been counted when the last lap ended
+        self.answers_at_lap = 0
 
-    def latency(self) -> Latency | None:
-        if not self.latencies:
+    def latency(self, first: int = 0) -> Latency | None:
+        """Of all answers from the given one on."""
+        latencies = self.latencies[first:]
+        if not latencies:
             return None
-        ordered = sorted(self.latencies)
+        ordered = sorted(latencies)
+        slowest_at = self.ended[first + latencies.index(ordered[-1])]
 
         def rank(share: float) -> float:
             return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
-        return Latency(ordered[0], rank(0.5), rank(0.99), ordered[-1], self.slowest_at)
+        return Latency(ordered[0], rank(0.5), rank(0.99), ordered[-1], slowest_at)
+
+    def lap(self) -> LapKind:
+        """What was counted since the last one."""
+        now, before = self.result, self.at_lap
+        lap = LapKind(
+            sent=now.sent - before.sent,
+            ok=now.ok - before.ok,
+            failed=now.failed - before.failed,
+            closed_cleanly=now.closed_cleanly - before.closed_cleanly,
+            latency=self.latency(self.answers_at_lap),
+        )
+        self.at_lap = dataclasses.replace(now)
+        self.answers_at_lap = len(self.latencies)
+        return lap
 
 
 class Recorder:
@@ -377,6 +437,8 @@ class Recorder:
         self.acknowledged: list[str] = []
         self.failed_ids: list[str] = []
         self.ok_before_stop = 0
+        self.lap_began = self.zero
+        self.answers_at_lap: dict[str, int] = {}  # of each release
 
     def attempt(self, kind: str) -> float:
         self.kinds[kind].result.sent += 1
@@ -386,11 +448,8 @@ class Recorder:
         """A good answer (or one echo of a WebSocket): its latency, and the end of a gap."""
         now = time.monotonic()
         counter = self.kinds[kind]
-        taken = now - begun
-        counter.latencies.append(taken)
-        if taken > counter.slowest:
-            counter.slowest = taken
-            counter.slowest_at = now - self.zero
+        counter.latencies.append(now - begun)
+        counter.ended.append(now - self.zero)
         counter.gap.mark(now)
         if kind in self.gap_kinds:
             self.gap.mark(now)
@@ -418,6 +477,22 @@ class Recorder:
         else:
             seen.count += 1
             seen.last_seen = at
+
+    def lap(self) -> Lap:
+        """What happened since the last lap; the next one begins."""
+        now = time.monotonic()
+        answers = {name: seen.count for name, seen in self.releases.items()}
+        lap = Lap(
+            seconds=now - self.lap_began,
+            kinds={name: counter.lap() for name, counter in self.kinds.items()},
+            releases={
+                name: count - self.answers_at_lap.get(name, 0)
+                for name, count in answers.items()
+                if count > self.answers_at_lap.get(name, 0)
+            },
+        )
+        self.lap_began, self.answers_at_lap = now, answers
+        return lap
 
     def result(self) -> Result:
         """What is known by now; requests in flight make ``sent`` larger than the rest."""
@@ -1346,6 +1421,14 @@ class Load:
             return self._take_result(answer)
         return Result.from_json(answer["result"])
 
+    def lap(self) -> Lap:
+        """What happened since the lap before, while the load goes on."""
+        self._tell("lap")
+        answer = self._answer(15)
+        if answer["event"] != "lap":
+            raise LoadError("the load is over")
+        return Lap.from_json(answer["lap"])
+
     def wait(self) -> Result:
         """Let the load run for its duration, then give the result."""
         if self.settings.duration is None:
@@ -1461,6 +1544,8 @@ async def _child() -> None:
                 engine.stop()
             elif command == b"snapshot":
                 say("snapshot", result=engine.recorder.result().to_json())
+            elif command == b"lap":
+                say("lap", lap=dataclasses.asdict(engine.recorder.lap()))
             elif not command:
                 os._exit(3)  # the parent has gone: nothing is left to report to
 

@@ -779,6 +779,53 @@ def test_releases_show_the_switch(start_site: StartSite) -> None:
     assert "release old: 20 answers" in result.report()
 
 
+def test_a_lap_holds_what_happened_since_the_last_one(start_site: StartSite) -> None:
+    """Two laps and the whole: nothing is counted twice and nothing is left out."""
+
+    first_is_over = threading.Event()
+
+    async def changing(exchange: Exchange) -> bool:
+        late = exchange.number > 20
+        if late:
+            while not first_is_over.is_set():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
+        if exchange.number == 25:
+            exchange.harm()
+            exchange.send(503)
+            return True
+        exchange.send(200, b"{}", f"X-Release: {'new' if late else 'old'}")
+        return True
+
+    site = start_site(changing)
+
+    async def go() -> tuple[Any, Any, Any]:
+        engine = client.Engine(site.settings(keepalive_get=1))
+        running = asyncio.create_task(engine.run())
+        laps = []
+        for requests in (21, 40):
+            while site.requests < requests:
+                await asyncio.sleep(0.001)
+            laps.append(engine.recorder.lap())
+            first_is_over.set()
+        engine.stop()
+        result = await running
+        return laps[0], laps[1], (result, engine.recorder.lap())
+
+    first, second, (result, last) = asyncio.run(go())
+    assert (first.failed, second.failed, last.failed) == (0, site.harmed, 0)
+    assert (set(first.releases), set(second.releases)) == ({"old"}, {"new"})
+    for name in ("sent", "ok", "failed"):
+        parts = (first, second, last)
+        assert sum(getattr(part, name) for part in parts) == getattr(result, name)
+    assert (
+        sum(part.releases.get("new", 0) for part in (second, last)) == result.releases["new"].count
+    )
+    slow = second.kinds["keepalive_get"].latency
+    assert 0.02 <= slow.min <= slow.max <= result.kinds["keepalive_get"].latency.max
+    assert first.seconds < slow.max_at <= first.seconds + second.seconds
+
+
 # --- What it refuses ----------------------------------------------------------------------------
 
 
@@ -836,12 +883,19 @@ def test_load_runs_beside_the_caller(start_site: StartSite) -> None:
         pid = load.pid
         time.sleep(0.2)
         before = load.snapshot()
+        first = load.lap()
         time.sleep(0.1)
+        second = load.lap()
         result = load.stop()
     assert_books_balance(result)
     assert result is load.stop() is load.result
     assert 0 < before.ok < result.ok == result.sent == site.requests
     assert len(result.acknowledged) == result.kinds["new_post"].ok > 0
+    assert before.ok <= first.ok < first.ok + second.ok <= result.ok
+    assert second.seconds >= 0.09
+    assert second.kinds["keepalive_get"].latency.max > 0
+    with pytest.raises(client.LoadError):
+        load.lap()
     assert_gone(pid)
 
 
