@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -116,6 +117,31 @@ def test_sigterm_ends_streams_whole_and_finishes_requests(
         assert request.result().status_code == 200
         server.process.wait(timeout=5)
         assert time.monotonic() - start < 3
+    assert "Application shutdown complete" in server.log.read_text()
+
+
+def test_sigterm_lets_websockets_say_goodbye(migrated_url: str, tmp_path: Path) -> None:
+    """A client that is slow to answer the close frame may still send: nobody has hung up on it."""
+    with serving(migrated_url, tmp_path) as server, socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(server.socket))
+        client.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: blog.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ==\r\n\r\n"
+        )
+        received = b""
+        while b"hello" not in received:
+            received += client.recv(4096)
+        server.process.send_signal(signal.SIGTERM)
+        restart = b"\x88\x02" + (1012).to_bytes(2, "big")
+        while not received.endswith(restart):
+            received += client.recv(4096)
+        time.sleep(0.5)
+        no_mask = bytes(4)
+        client.sendall(b"\x81\x82" + no_mask + b"hi")
+        client.sendall(b"\x88\x82" + no_mask + (1012).to_bytes(2, "big"))
+        assert client.recv(4096) == b""
+        server.process.wait(timeout=5)
     assert "Application shutdown complete" in server.log.read_text()
 
 

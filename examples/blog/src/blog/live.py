@@ -12,6 +12,8 @@ from fastapi.responses import StreamingResponse
 
 from blog.dependencies import CurrentSettings
 
+SERVICE_RESTART = 1012
+
 router = APIRouter()
 
 
@@ -42,9 +44,29 @@ async def _ticks(release: str, count: int | None, stopping: asyncio.Event) -> As
 
 @router.websocket("/ws")
 async def echo(websocket: WebSocket, settings: CurrentSettings) -> None:
+    stopping: asyncio.Event = websocket.app.state.stopping
+    open_websockets: set[WebSocket] = websocket.app.state.websockets
     await websocket.accept()
+    open_websockets.add(websocket)
     hello = {"hello": settings.title, "release": settings.release, "pid": os.getpid()}
-    with suppress(WebSocketDisconnect):
+    try:
         await websocket.send_json(hello)
-        while True:
-            await websocket.send_text(await websocket.receive_text())
+        while (text := await _next_text(websocket, stopping)) is not None:
+            await websocket.send_text(text)
+        await websocket.close(SERVICE_RESTART)
+    except WebSocketDisconnect:
+        pass
+    finally:
+        open_websockets.discard(websocket)
+
+
+async def _next_text(websocket: WebSocket, stopping: asyncio.Event) -> str | None:
+    """Return what the client says, or None once the process is to end."""
+    receiving = asyncio.create_task(websocket.receive_text())
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({receiving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stopping.is_set() else receiving.result()
+    finally:
+        receiving.cancel()
+        stopped.cancel()

@@ -18,6 +18,9 @@ from blog.release import ReleaseHeader
 from blog.settings import Settings, read_settings
 from blog.store import Store, open_engine
 
+# For clients to answer the close frame of their WebSocket.
+GOODBYE_SECONDS = 2
+
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +41,16 @@ def create_app(settings: Settings | None = None) -> ReleaseHeader:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping = asyncio.Event()
+    app.state.websockets = set()
     loop = asyncio.get_running_loop()
-    tell_at_sigterm(lambda: loop.call_soon_threadsafe(app.state.stopping.set))
+
+    def stop(end_server: Callable[[], object]) -> None:
+        app.state.stopping.set()
+        # The server hangs up on WebSockets at once. Whatever a client has just sent would then
+        # fail in the proxy, which drops the close frame with the rest of the connection.
+        loop.call_later(GOODBYE_SECONDS if app.state.websockets else 0, end_server)
+
+    at_sigterm(lambda end_server: loop.call_soon_threadsafe(stop, end_server))
     engine = open_engine(app.state.settings)
     app.state.store = Store(engine)
     try:
@@ -48,8 +59,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.dispose()
 
 
-def tell_at_sigterm(callback: Callable[[], object]) -> None:
-    """Endless streams must end at SIGTERM: servers wait for them before they end the lifespan."""
+def at_sigterm(stop: Callable[[Callable[[], object]], object]) -> None:
+    """Streams and WebSockets end before the server: it would wait for the ones, and cut the others.
+
+    `stop` is given what ends the server, and calls it when it is time.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     server_handler = signal.getsignal(signal.SIGTERM)
@@ -57,8 +71,7 @@ def tell_at_sigterm(callback: Callable[[], object]) -> None:
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        callback()
-        server_handler(number, frame)
+        stop(lambda: server_handler(number, frame))
 
     signal.signal(signal.SIGTERM, handler)
 
