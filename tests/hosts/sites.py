@@ -224,9 +224,20 @@ VARIABLES: dict[str, Any] = {
     "asgi_service_memory_max": "256M",
     "asgi_service_health_path": "/healthz",
     "asgi_service_health_timeout_seconds": 30,
+    # longer than the longest requests of the tests; WebSockets make each rollout wait so long
+    "asgi_service_drain_seconds": 10,
     "asgi_migrate_command": "alembic upgrade head",
     "asgi_proxy_domains": [DOMAIN],
 }
+
+
+def assert_only_serving_slot_runs(site: Site) -> None:
+    """No unit of the other slot runs or would start at boot."""
+    expected = [f"blog-{site.slot()}@{number}.service" for number in (1, 2)]
+    units = site.run("systemctl list-units --plain --no-legend 'blog-*@*.service'")
+    assert [line.split()[0] for line in units.splitlines()] == expected
+    wanted = site.run("ls /etc/systemd/system/multi-user.target.wants").split()
+    assert [name for name in wanted if name.startswith("blog-")] == expected
 
 
 def collections_config(collections: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sites import assert_only_serving_slot_runs
 
 if TYPE_CHECKING:
     from sites import Site
@@ -79,15 +80,6 @@ def kill_at(site: Site, step: str, version: Path, *, run: bool) -> str:
     killer.communicate("go\n", timeout=30)
     output, _nothing = playing.communicate(timeout=120)
     return output
-
-
-def assert_only_serving_slot_runs(site: Site) -> None:
-    """No unit of the other slot runs or would start at boot."""
-    expected = [f"blog-{site.slot()}@{number}.service" for number in (1, 2)]
-    units = site.run("systemctl list-units --plain --no-legend 'blog-*@*.service'")
-    assert [line.split()[0] for line in units.splitlines()] == expected
-    wanted = site.run("ls /etc/systemd/system/multi-user.target.wants").split()
-    assert [name for name in wanted if name.startswith("blog-")] == expected
 
 
 @pytest.mark.parametrize("step", STEPS)

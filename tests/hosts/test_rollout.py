@@ -1,26 +1,102 @@
-"""Rollouts on real hosts under a load that never retries."""
+"""Rollouts on real hosts under a load that never retries.
+
+Most tests are the steps of one journey: they share one load, which goes on from the first to the
+last of them, and each says what it met meanwhile. Any of them can be run alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sites import FIRST, IMAGES, SECRET, assert_only_serving_slot_runs
 
 if TYPE_CHECKING:
-    from sites import Site
+    from sites import Played, Site
 
 #: What the issue of this project asks for at least.
 REQUESTS_PER_SECOND = 200
+REQUESTS_OF_JOURNEY = 100_000
+#: All kinds of traffic at once. The rate is a wish: no more workers than these wait for answers, so
+#: a slow machine gets fewer requests a second, not time-outs.
+TRAFFIC: dict[str, Any] = {
+    "rate_per_second": 1000,
+    "keepalive_get": 6,
+    "new_get": 1,
+    "keepalive_post": 2,
+    "new_post": 1,
+    "slow": 2,
+    "slow_seconds": 5,
+    "sse": 2,
+    "sse_count": 5,
+    "websocket": 3,
+    "get_path": "/api/ping",
+}
+QUICK = ("keepalive_get", "new_get", "keepalive_post", "new_post")
+QUIET_SECONDS = 15
 
 
-def assert_nothing_failed(result: Any, site: Site) -> None:
-    """No request failed, none was lost or done twice, and the load was a load."""
-    print(f"measured: {result.report().splitlines()[0]}")
-    assert result.failed == 0, result.report()
-    assert result.rate_per_second >= REQUESTS_PER_SECOND
+def milliseconds(seconds: float) -> str:
+    """A time, as a person reads it."""
+    return f"{seconds * 1000:.0f} ms"
+
+
+@dataclass
+class Journey:
+    """One load on one site, and what it has met.
+
+    Attributes:
+        quiet: The stretch before the first change.
+        steps: Each later stretch, by the name of its step.
+    """
+
+    site: Site
+    load: Any
+    quiet: Any
+    steps: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, name: str) -> Any:
+        """Ends a step: nothing has failed since the last one, and quick answers went on."""
+        lap = self.load.lap()
+        assert lap.failed == 0, self.load.snapshot().report()
+        assert all(lap.kinds[kind].ok for kind in QUICK), self.load.snapshot().report()
+        self.steps[name] = lap
+        slowest = max(lap.kinds[kind].latency.max for kind in QUICK)
+        print(
+            f"measured: {name}: {lap.seconds:.0f} s, {lap.sent} requests,"
+            f" {lap.sent / lap.seconds:.0f}/s, slowest GET or POST {milliseconds(slowest)}"
+        )
+        return lap
+
+    def slowest(self, kind: str) -> tuple[float, str]:
+        """The longest latency of a kind in all steps, in seconds, and the step."""
+        answered = {
+            name: lap.kinds[kind].latency.max
+            for name, lap in self.steps.items()
+            if lap.kinds[kind].latency is not None
+        }
+        name = max(answered, key=lambda step: answered[step])
+        return answered[name], name
+
+
+@pytest.fixture(scope="module")
+def journey(one_site: Site) -> Iterator[Journey]:
+    """The load on one host, once there is a quiet stretch to compare with."""
+    with one_site.load(**TRAFFIC) as load:
+        load.lap()
+        time.sleep(QUIET_SECONDS)
+        yield Journey(one_site, load, load.lap())
+
+
+def assert_stored_once(result: Any, site: Site) -> None:
+    """No acknowledged POST was lost and none was done twice."""
     ledger = result.ledger(site.stored_ids())
     assert ledger.lost == []
     assert ledger.doubled == []
@@ -34,61 +110,59 @@ FAILING = {
     "slow_start": ("no answer", "was not healthy within"),
     "dies_after_healthy": ("exit code 70", "did not stay up"),
 }
+#: Long enough for two processes to start beside the load, and for that they die 2 s after.
+HEALTH_TIMEOUT_SECONDS = 15
 
 
 @pytest.mark.parametrize("kind", FAILING)
-def test_a_failing_version_leaves_the_old_one_serving(one_site: Site, kind: str) -> None:
+def test_a_failing_version_leaves_the_old_one_serving(journey: Journey, kind: str) -> None:
     """Exit not zero, the cause with its journal lines, and no failed request."""
-    before, slot = one_site.serving(), one_site.slot()
-    with one_site.load() as load:
-        played = one_site.deploy(
-            one_site.variant(kind), expect=2, asgi_service_health_timeout_seconds=8
-        )
-        result = load.stop()
+    site = journey.site
+    before, slot = site.serving(), site.slot()
+    # a start as slow as this one has not ended when the time is over
+    seconds = 4 * HEALTH_TIMEOUT_SECONDS if kind == "slow_start" else None
+    played = site.deploy(
+        site.variant(kind, seconds=seconds),
+        expect=2,
+        asgi_service_health_timeout_seconds=HEALTH_TIMEOUT_SECONDS,
+    )
     for text in FAILING[kind]:
         assert text in played.output
-    assert_nothing_failed(result, one_site)
-    assert set(result.releases) == {before}
-    assert (one_site.serving(), one_site.slot()) == (before, slot)
-    units = one_site.run("systemctl list-units --plain --no-legend 'blog-*@*.service'")
-    assert [line.split()[0] for line in units.splitlines()] == [
-        f"blog-{slot}@1.service",
-        f"blog-{slot}@2.service",
-    ]
-    enabled = one_site.run("ls /etc/systemd/system/multi-user.target.wants").split()
-    assert [name for name in enabled if name.startswith("blog-")] == [
-        f"blog-{slot}@1.service",
-        f"blog-{slot}@2.service",
-    ]
+    lap = journey.step(f"failing release, {kind.replace('_', ' ')}")
+    assert set(lap.releases) == {before}
+    assert (site.serving(), site.slot()) == (before, slot)
+    assert_only_serving_slot_runs(site)
 
 
-def test_a_version_that_only_fails_through_the_proxy_is_put_back(one_site: Site) -> None:
+def test_a_version_that_only_fails_through_the_proxy_is_put_back(journey: Journey) -> None:
     """The gate is passed, the proxy asks for another answer: the switch is turned back."""
-    before, slot = one_site.serving(), one_site.slot()
-    version = one_site.variant("same", "unconfirmed")
-    with one_site.load() as load:
-        # the proxy serves no such name, so the confirmation cannot succeed
-        played = one_site.deploy(
-            version, expect=2, asgi_proxy_timeout_seconds=3, asgi_service_health_host="other.test"
-        )
-        result = load.stop()
+    site = journey.site
+    before, slot = site.serving(), site.slot()
+    # the proxy serves no such name, so the confirmation cannot succeed
+    played = site.deploy(
+        site.variant("same", "unconfirmed"),
+        expect=2,
+        asgi_proxy_timeout_seconds=3,
+        asgi_service_health_host="other.test",
+    )
     assert "confirm through the proxy" in played.output
     assert f"release {before} was put back and serves in slot {slot}" in played.output
-    assert_nothing_failed(result, one_site)
-    assert (one_site.serving(), one_site.slot()) == (before, slot)
+    lap = journey.step("failing release, through the proxy only")
+    assert before in lap.releases
+    assert (site.serving(), site.slot()) == (before, slot)
 
 
-def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
-    """Changed code and a new migration go out, and back, under load."""
+def migrate_and_roll_back(site: Site) -> tuple[str, str]:
+    """Deploys changed code with a migration and rolls it back, which must be asked for twice.
+
+    Returns:
+        The release that served before and after, and the one in between.
+    """
     first = site.serving()
-    version = site.variant("v2")
-    with site.load() as load:
-        deployed = site.deploy(version)
-        second = site.serving()
-        refused = site.play("asgi.deploy.rollback", expect=2)
-        rolled_back = site.play("asgi.deploy.rollback", asgi_rollback_across_migration=True)
-        time.sleep(1)
-        result = load.stop()
+    deployed = site.deploy(site.variant("v2"))
+    second = site.serving()
+    refused = site.play("asgi.deploy.rollback", expect=2)
+    rolled_back = site.play("asgi.deploy.rollback", asgi_rollback_across_migration=True)
     print(
         f"measured: {site.host.image}: deploy {deployed.seconds:.1f} s,"
         f" rollback {rolled_back.seconds:.1f} s"
@@ -97,54 +171,141 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
     assert second != first
     assert second.startswith("1.1.0-")
     assert site.serving() == first
-    assert list(result.releases) == [first, second]
-    assert_nothing_failed(result, site)
-    columns = site.run(
+    head = site.run(
         'runuser -u postgres -- psql -d blog -Atc "SELECT version_num FROM alembic_version"'
     )
-    assert columns.strip() == "0003"
+    assert head.strip() == "0003"
     # files of packages are shared by hard links: two releases and the cache
     shared = site.run("find /srv/blog/releases/*/venv -type f -links +2 | wc -l")
     assert int(shared) > 500
+    return first, second
 
 
-def test_long_requests_finish_and_websockets_are_told(one_site: Site) -> None:
+def test_a_release_with_a_migration_and_its_rollback(journey: Journey) -> None:
+    """Changed code and a new migration go out, and back."""
+    releases = migrate_and_roll_back(journey.site)
+    lap = journey.step("release with a migration, rollback refused, rollback across it")
+    assert set(lap.releases) == set(releases)
+
+
+def assert_streams_ended_well(lap: Any, played: Played) -> None:
+    """Long requests have ended by themselves, and WebSockets were told to come again."""
+    assert lap.kinds["slow"].ok >= 2
+    assert lap.kinds["sse"].ok >= 2
+    assert lap.kinds["websocket"].closed_cleanly == TRAFFIC["websocket"]
+    assert f"{TRAFFIC['websocket']} connections to the old slot were cut" in played.output
+
+
+@pytest.mark.parametrize("name", ["second", "third", "fourth"])
+def test_long_requests_finish_and_websockets_are_told(journey: Journey, name: str) -> None:
     """What the old slot has begun it ends, within drain_seconds; WebSockets get 1012 after that."""
-    version = one_site.variant("same", "long requests")
-    with one_site.load(slow=2, slow_seconds=5, sse=1, sse_count=5, websocket=2) as load:
-        time.sleep(1)
-        played = one_site.deploy(version, asgi_service_drain_seconds=12)
-        time.sleep(1)
-        result = load.stop()
-    assert_nothing_failed(result, one_site)
-    assert result.kinds["slow"].ok >= 2
-    assert result.kinds["sse"].ok >= 1
-    assert result.kinds["websocket"].closed_cleanly == 2
-    assert "2 connections to the old slot were cut" in played.output
+    site = journey.site
+    before = site.serving()
+    played = site.deploy(site.variant("same", name))
+    lap = journey.step(f"{name} release")
+    assert_streams_ended_well(lap, played)
+    assert set(lap.releases) == {before, site.serving()}
+    assert site.serving() != before
 
 
-def test_changed_secret_and_environment_are_a_rollout(one_site: Site) -> None:
+def test_rollback_needs_no_argument(journey: Journey) -> None:
+    """The release that served before serves again, with no migration in between."""
+    site = journey.site
+    before = site.serving()
+    site.deploy(site.variant("same", "fifth"))
+    after = site.serving()
+    journey.step("fifth release")
+    played = site.play("asgi.deploy.rollback")
+    lap = journey.step("rollback")
+    assert_streams_ended_well(lap, played)
+    assert set(lap.releases) == {before, after}
+    assert site.serving() == before
+
+
+def test_changed_environment_is_a_rollout(journey: Journey) -> None:
     """A restart takes up a new environment slot by slot; the old slot keeps its own."""
-    before, slot = one_site.serving(), one_site.slot()
-    environment = {**one_site.variables["asgi_app_environment"], "BLOG_TITLE": "Another title"}
-    with one_site.load() as load:
-        one_site.play("asgi.deploy.restart", asgi_app_environment=environment)
-        result = load.stop()
-    assert_nothing_failed(result, one_site)
-    assert one_site.serving() == before
-    assert one_site.slot() != slot
-    page = one_site.run(f"curl -s --unix-socket /run/asgi/blog/{one_site.slot()}/1.sock http://x/")
+    site = journey.site
+    before, slot = site.serving(), site.slot()
+    environment = {**site.variables["asgi_app_environment"], "BLOG_TITLE": "Another title"}
+    played = site.play("asgi.deploy.restart", asgi_app_environment=environment)
+    lap = journey.step("restart with a new environment")
+    assert_streams_ended_well(lap, played)
+    assert set(lap.releases) == {before}
+    assert site.serving() == before
+    assert site.slot() != slot
+    page = site.run(f"curl -s --unix-socket /run/asgi/blog/{site.slot()}/1.sock http://x/")
     assert "Another title" in page
 
 
-def test_status_tells_what_serves(one_site: Site) -> None:
+def test_changed_secret_is_a_rollout(journey: Journey) -> None:
+    """A restart takes up a new secret as well, and does not show it."""
+    site = journey.site
+    before, slot = site.serving(), site.slot()
+    secret = "a-new-" + SECRET[::-1]
+    played = site.play("asgi.deploy.restart", asgi_app_secrets={"BLOG_SECRET_KEY": secret})
+    lap = journey.step("restart with a new secret")
+    assert_streams_ended_well(lap, played)
+    assert set(lap.releases) == {before}
+    assert secret not in played.output
+    assert (site.serving(), site.slot() != slot) == (before, True)
+    answer = site.run(
+        f"curl -s --unix-socket /run/asgi/blog/{site.slot()}/1.sock http://x/api/posts"
+        """ --json '{"title": "Signed", "body": "With the new secret."}'"""
+    )
+    post = json.loads(answer)
+    signed = hmac.new(secret.encode(), f"post:{post['id']}".encode(), hashlib.sha256)
+    assert post["edit_token"] == signed.hexdigest()
+
+
+def test_status_tells_what_serves(journey: Journey) -> None:
     """As a table for a person, and as JSON."""
-    table = one_site.play("asgi.deploy.status").output
-    for told in (one_site.serving(), one_site.slot(), "2 of 2", " days", "good "):
+    site = journey.site
+    table = site.play("asgi.deploy.status").output
+    for told in (site.serving(), site.slot(), "2 of 2", " days", "good "):
         assert told in table
-    told = one_site.play("asgi.deploy.status", asgi_status_json=True).output
+    told = site.play("asgi.deploy.status", asgi_status_json=True).output
     found = re.search(r'^ *"msg": (".*")$', told, re.MULTILINE)
     assert found is not None, told
-    report = json.loads(json.loads(found[1]))[one_site.host.name]
-    assert (report["release"], report["slot"]) == (one_site.serving(), one_site.slot())
+    report = json.loads(json.loads(found[1]))[site.host.name]
+    assert (report["release"], report["slot"]) == (site.serving(), site.slot())
     assert 0 < report["certificate_days"] < 366
+    journey.step("status")
+
+
+def test_the_whole_journey_failed_no_request(journey: Journey) -> None:
+    """At least 100,000 requests: none failed, no acknowledged one was lost or done twice."""
+    left = REQUESTS_OF_JOURNEY - journey.load.snapshot().sent
+    while left > 0:
+        time.sleep(5)
+        left -= journey.load.lap().sent
+    result = journey.load.stop()
+    print(f"measured: {result.report().splitlines()[0]}")
+    for kind, before in journey.quiet.kinds.items():
+        slowest, name = journey.slowest(kind)
+        quiet = before.latency
+        print(
+            f"measured: {kind}: {result.kinds[kind].sent} sent; quiet: median"
+            f" {milliseconds(quiet.median)}, slowest {milliseconds(quiet.max)}; with changes:"
+            f" slowest {milliseconds(slowest)} ({milliseconds(slowest - quiet.max)} more,"
+            f" {slowest / quiet.max:.1f} times; {name})"
+        )
+    print(
+        f"measured: {result.kinds['websocket'].closed_cleanly} WebSockets closed with 1012 or 1001"
+    )
+    assert result.failed == 0, result.report()
+    assert result.sent >= REQUESTS_OF_JOURNEY
+    assert_stored_once(result, journey.site)
+
+
+@pytest.mark.parametrize("site", [name for name in IMAGES if name != FIRST], indirect=True)
+def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
+    """What the journey does on the first kind of host: changed code and a migration, and back."""
+    with site.load() as load:
+        first, second = migrate_and_roll_back(site)
+        time.sleep(1)
+        result = load.stop()
+    print(f"measured: {result.report().splitlines()[0]}")
+    assert list(result.releases) == [first, second]
+    assert result.failed == 0, result.report()
+    assert result.rate_per_second >= REQUESTS_PER_SECOND
+    assert_stored_once(result, site)
