@@ -48,6 +48,15 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms"
 
 
+def tell(name: str, lap: Any) -> None:
+    """Prints the line of a stretch for the output of `make test`."""
+    slowest = max(lap.kinds[kind].latency.max for kind in QUICK)
+    print(
+        f"measured: {name}: {lap.seconds:.0f} s, {lap.sent} requests,"
+        f" {lap.sent / lap.seconds:.0f}/s, slowest GET or POST {milliseconds(slowest)}"
+    )
+
+
 @dataclass
 class Journey:
     """One load on one site, and what it has met.
@@ -68,11 +77,7 @@ class Journey:
         assert lap.failed == 0, self.load.snapshot().report()
         assert all(lap.kinds[kind].ok for kind in QUICK), self.load.snapshot().report()
         self.steps[name] = lap
-        slowest = max(lap.kinds[kind].latency.max for kind in QUICK)
-        print(
-            f"measured: {name}: {lap.seconds:.0f} s, {lap.sent} requests,"
-            f" {lap.sent / lap.seconds:.0f}/s, slowest GET or POST {milliseconds(slowest)}"
-        )
+        tell(name, lap)
         return lap
 
     def slowest(self, kind: str) -> tuple[float, str]:
@@ -92,7 +97,9 @@ def journey(one_site: Site) -> Iterator[Journey]:
     with one_site.load(**TRAFFIC) as load:
         load.lap()
         time.sleep(QUIET_SECONDS)
-        yield Journey(one_site, load, load.lap())
+        quiet = load.lap()
+        tell("no change yet", quiet)
+        yield Journey(one_site, load, quiet)
 
 
 def assert_stored_once(result: Any, site: Site) -> None:
