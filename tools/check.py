@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -35,6 +36,8 @@ DEMO_GROUP = "check-demo"
 SCENARIOS = ("default", "blog")
 SHOWN_LINES = 400
 SUMMARY = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
+#: Held by the step that installs what is missing on this machine.
+installing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,24 @@ def check_artefact(log: Path) -> Outcome:
     return Outcome(passed=int(not missing), failed=int(bool(missing)), text="\n".join(missing))
 
 
+def with_postgresql(action: Callable[[Path], Outcome]) -> Callable[[Path], Outcome]:
+    """Lets a step bring up a PostgreSQL of its own; the first one installs the programs."""
+
+    def run(log: Path) -> Outcome:
+        with installing:
+            here = any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+            if not here and lab.find_program("apt-get"):
+                install = ["apt-get", "install", "-q", "-y", "--no-install-recommends"]
+                quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+                for words in (["apt-get", "update", "-q"], [*install, "postgresql"]):
+                    steps.demand(lab.as_root(words), log, changes=quiet)
+        return action(log)
+
+    return run
+
+
 def check_example(log: Path) -> Outcome:
-    """The tests of the blog itself, which bring up a PostgreSQL of their own."""
-    if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) and lab.find_program("apt-get"):
-        install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "postgresql"]
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["apt-get", "update", "-q"], install):
-            steps.demand(lab.as_root(words), log, changes=quiet)
+    """The tests of the blog itself."""
     action = pytest(
         steps.CACHE / "uv" / "bin" / "uv",
         "run",
@@ -208,6 +222,7 @@ def host_steps() -> list[Step]:
         step("fleet", ("fleet",), "fleet"),
         step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
+        step("migration", ("migration",), "migration-web12", "--group=migration"),
         step("time", ("time",), "time-web12", "--group=time"),
     ]
 
@@ -224,8 +239,8 @@ def all_steps() -> list[Step]:
         Step("mypy", "lint", command(steps.BIN / "mypy")),
         Step("docs", "lint", command(python, steps.ROOT / "tools" / "docs.py", "--check")),
         Step("artefact", "artefact", check_artefact),
-        Step("unit", "unit", pytest(python, "-m", "pytest", *tests)),
-        Step("example", "unit", check_example),
+        Step("unit", "unit", with_postgresql(pytest(python, "-m", "pytest", *tests))),
+        Step("example", "unit", with_postgresql(check_example)),
         Step(
             "ansible-lint",
             "lint",

@@ -87,6 +87,7 @@ class Builder:
         settings: How.
         user: The build user, owner of all that is built.
         directory: The release in the making; the app's files lie in `source`.
+        final: Its path once it is built.
         source: Where pyproject.toml or requirements.txt is.
         cache: Cache of the app's packages, on the same file system for hard links.
     """
@@ -94,6 +95,7 @@ class Builder:
     settings: BuildSettings
     user: str
     directory: Path
+    final: Path
     source: Path
     cache: Path
     notes: list[str] = field(default_factory=list)
@@ -116,7 +118,7 @@ class Builder:
                 self._with_uv(kind, variables)
             else:
                 self._with_pip(kind, variables)
-        relocate(self.environment_directory, self.directory, self.user)
+        relocate(self.environment_directory, self.directory, self.final, self.user)
 
     def call(self, argv: Sequence[str], variables: Mapping[str, str], doing: str) -> None:
         """Runs one step of the build as the build user."""
@@ -368,18 +370,18 @@ for script in scripts.iterdir():
 """
 
 
-def relocate(environment: Path, directory: Path, user: str | None = None) -> None:
+def relocate(environment: Path, directory: Path, final: Path, user: str | None = None) -> None:
     """Makes the scripts of a virtual environment name the release's final path.
 
-    A release is built under a name with a leading `.building-` and renamed after; scripts
-    carry the interpreter's path in their first line.
+    A release is built under another name and renamed after; scripts carry the interpreter's
+    path in their first line.
 
     Args:
         environment: The virtual environment.
         directory: The release in the making.
+        final: Its path once it is built.
         user: Who owns it; root itself must not write where that user can plant links.
     """
-    final = directory.with_name(directory.name[len(BUILDING) :])
     run(
         [sys.executable, "-I", "-c", RELOCATE, *map(str, (environment / "bin", directory, final))],
         timeout_seconds=60,

@@ -17,10 +17,17 @@ from .releases import read_manifest
 
 #: systemd itself stops the unit at its time-out; this is for systemctl, a little later.
 GRACE_SECONDS = 60
+POLL_SECONDS = 0.2
+#: States of a unit whose command runs, or is being stopped.
+UNDER_WAY = ("activating", "deactivating")
 
 
 def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> dict[str, Any]:
-    """Runs the migration of a release to its end.
+    """Runs the migration of a release to its end, unless an earlier run has begun it.
+
+    The unit belongs to systemd and goes on where the run that started it is killed, so it is
+    waited for first: two migrations of an app never run at the same time on a host. The unit
+    itself notes that it has succeeded.
 
     Args:
         layout: The app.
@@ -29,22 +36,48 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
         timeout_seconds: The limit that the unit has.
 
     Returns:
-        `output`, the lines of the journal; `seconds`.
+        `output`, the lines of the journal; `seconds`; `waited_for`, units of an earlier run.
 
     Raises:
         DeployError: It failed or took too long; with its output.
     """
     read_manifest(layout, release)
-    systemd.install_unit_files({layout.migrate_unit_file: unit})
     name = layout.migrate_unit(release)
-    started, clock = time.time(), time.monotonic()
+    clock = time.monotonic()
+    waited_for = wait_for_running(layout, timeout_seconds + GRACE_SECONDS)
+    if layout.migration_record(release).exists():
+        how, started = "ran here, begun by a run that was cut off", 0.0
+    else:
+        how, started = "ran here", time.time()
+        systemd.install_unit_files({layout.migrate_unit_file: unit})
+        run_unit(release, name, timeout_seconds, started)
+    record(layout, release, how)
+    return {
+        "output": systemd.journal([name], started),
+        "seconds": round(time.monotonic() - clock, 1),
+        "waited_for": waited_for,
+    }
+
+
+def run_unit(release: str, name: str, timeout_seconds: float, started: float) -> None:
+    """Starts the unit of a migration and waits for its end.
+
+    Args:
+        release: For the text of an error.
+        name: The unit.
+        timeout_seconds: The limit that it has.
+        started: Only journal lines after this time are told, in seconds of the Unix epoch.
+
+    Raises:
+        DeployError: It failed or took too long; with its output.
+    """
     systemd.systemctl("reset-failed", name, check=False)
     try:
         systemd.systemctl("start", name, timeout_seconds=timeout_seconds + GRACE_SECONDS)
     except DeployError as error:
         output = systemd.journal([name], started)
         status = systemd.show([name])[0]
-        if status.active_state == "activating":
+        if status.active_state in UNDER_WAY:
             systemd.systemctl("stop", name, check=False)
         # its journal is kept; a failed unit would only make the whole host look degraded
         systemd.systemctl("reset-failed", name, check=False)
@@ -55,9 +88,31 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
             "What the migration has done to the database before it failed is not undone; mend it"
             " and deploy again."
         ) from error
-    seconds = round(time.monotonic() - clock, 1)
-    record(layout, release, "ran here")
-    return {"output": systemd.journal([name], started), "seconds": seconds}
+
+
+def wait_for_running(layout: Layout, timeout_seconds: float) -> list[str]:
+    """Waits for migrations that an earlier run has begun, of whichever release.
+
+    Returns:
+        The units that were waited for.
+
+    Raises:
+        DeployError: One still runs when the time is over; it is left alone.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    found: list[str] = []
+    while True:
+        statuses = systemd.show(systemd.loaded(layout.migrate_unit("*")))
+        running = [status.name for status in statuses if status.active_state in UNDER_WAY]
+        if not running:
+            return found
+        found = found or running
+        if time.monotonic() >= deadline:
+            raise DeployError(
+                f"a migration that an earlier run has begun still runs ({', '.join(running)}), so"
+                f" no other was begun; wait for its end, or stop it: systemctl stop {running[0]}"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def heads(layout: Layout, release: str) -> dict[str, list[str] | None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,9 +132,11 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     prepare_directories(layout, request)
     refuse_without_room(layout.root, request.minimum_free_mebibytes)
     for leftover in layout.releases.glob(f"{BUILDING}*"):
-        shutil.rmtree(leftover)
-    aside = layout.releases / f"{BUILDING}{request.release}"
-    aside.mkdir(mode=0o750)
+        # an installer may outlive a run that was killed, and still write there
+        shutil.rmtree(leftover, ignore_errors=True)
+    # so its name is never used again
+    aside = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{request.release}.", dir=layout.releases))
+    aside.chmod(0o750)
     shutil.chown(aside, request.build_user, request.user)
     try:
         source = aside / "source"
@@ -150,7 +153,8 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             )
         # what runs is always `app`, wherever in the source it lies
         (aside / "app").symlink_to(Path("source") / request.directory)
-        builder = Builder(request.build, request.build_user, aside, working, request.cache)
+        final = layout.release(request.release)
+        builder = Builder(request.build, request.build_user, aside, final, working, request.cache)
         builder.build()
         if request.build.compile_bytecode:
             builder.call(
@@ -176,7 +180,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
         write_atomic(aside / "release.json", json.dumps(manifest, indent=2) + "\n", 0o644)
         # a power cut must not leave empty files under a final name
         os.sync()
-        aside.replace(layout.release(request.release))
+        aside.replace(final)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -25,6 +25,7 @@ ENTRYPOINT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za
 ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 DOMAIN = re.compile(rf"(?:\*\.)?{LABEL}(?:\.{LABEL})*")
+LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STATUS = re.compile(r"[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?")
 RESERVED_NAMES = {"root", "caddy", "traefik", "nobody", "systemd", "asgi", "postgres", "www-data"}
 #: No public authority certifies a name under these (RFC 2606, RFC 6761, RFC 6762, RFC 9476).
@@ -331,5 +332,30 @@ def migrate_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             "asgi_migrate_command: it is run without a shell; put what needs one into"
             " a script of the app and write: sh scripts/migrate.sh"
+        )
+    return problems + lock_problems(values)
+
+
+def lock_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the lock of a migration in a database."""
+    name = values["asgi_migrate_advisory_lock"]
+    variable = values["asgi_migrate_database_url_variable"]
+    problems = []
+    if name and not LOCK_NAME.fullmatch(name):
+        problems.append(
+            f"asgi_migrate_advisory_lock: {name!r} is not usable; write letters, digits, dots and"
+            " dashes, at most 64, for example 'shop-database'"
+        )
+    if not ENVIRONMENT_KEY.fullmatch(variable):
+        problems.append(
+            f"asgi_migrate_database_url_variable: {variable!r} is not a name for an environment"
+            " variable"
+        )
+    # with the role alone they may have been written by another play
+    given = {**mapping(values["asgi_app_environment"]), **mapping(values["asgi_app_secrets"])}
+    if name and given and variable not in given:
+        problems.append(
+            f"asgi_migrate_database_url_variable: {variable} is neither in asgi_app_environment nor"
+            " in asgi_app_secrets; name the one that has the URL of the database"
         )
     return problems

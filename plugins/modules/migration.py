@@ -13,6 +13,8 @@ version_added: 1.0.0
 description:
   - Runs the command of a template unit for one release and waits for its end.
   - A release that was migrated is not migrated again.
+  - A migration that was begun by a run which was killed goes on under systemd. It is waited for,
+    and is not run a second time where it has succeeded.
 author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
@@ -68,6 +70,12 @@ seconds:
   returned: it ran
   type: float
   sample: 1.3
+waited_for:
+  description: Units of migrations that a run which was killed had begun, and that were waited for.
+  returned: it ran
+  type: list
+  elements: str
+  sample: []
 heads:
   description:
     - The newest migrations of what serves and of O(release), in the lists C(before) and
@@ -92,6 +100,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.migrations import (
     heads,
@@ -110,6 +119,17 @@ ARGUMENTS = {
 }
 
 
+def migrated(layout: Layout, params: dict[str, Any]) -> dict[str, Any]:
+    """Runs the migration, or notes that it has run, where neither was done."""
+    release = params["release"]
+    if layout.migration_record(release).exists():
+        return {"changed": False}
+    if params["state"] == "recorded":
+        record(layout, release, "ran on another host")
+        return {"changed": True}
+    return {"changed": True, **migrate(layout, release, params["unit"], params["timeout_seconds"])}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -122,23 +142,20 @@ def main() -> None:
     result: dict[str, Any] = {}
     try:
         layout = layout_from(params)
-        changed = not layout.migration_record(release).exists()
-        if changed and params["unit"] is not None:
+        pending = not layout.migration_record(release).exists()
+        if pending and params["unit"] is not None:
             result["diff"] = unit_diff(layout, params["unit"])
         result["heads"] = heads(layout, release)
-        if changed and not module.check_mode:
+        if module.check_mode or not pending:
+            result["changed"] = pending
+        else:
             with locked(layout, run=params["run"]):
-                if params["state"] == "recorded":
-                    record(layout, release, "ran on another host")
-                else:
-                    result.update(
-                        migrate(layout, release, params["unit"], params["timeout_seconds"])
-                    )
+                result.update(migrated(layout, params))
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, **result)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ FULL: dict[str, Any] = {
     "asgi_migrate_command": "python -m manage migrate --at '100% done'",
     "asgi_migrate_timeout_seconds": 30,
     "asgi_migrate_memory_max": "1G",
+    "asgi_migrate_advisory_lock": "shop-database",
+    "asgi_migrate_database_url_variable": "SHOP_URL",
 }
 #: As users of an INI inventory or `--extra-vars key=value` have them: everything is text.
 TEXT: dict[str, Any] = {
@@ -47,6 +49,7 @@ TEXT: dict[str, Any] = {
     "asgi_service_instances": "2",
     "asgi_service_graceful_timeout_seconds": "20",
     "asgi_service_outbound_network": "true",
+    "asgi_migrate_timeout_seconds": "600",
     "asgi_service_jit": "false",
     "asgi_service_full_proc": "no",
     "asgi_proxy_hsts_max_age_seconds": "0",

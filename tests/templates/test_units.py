@@ -191,8 +191,10 @@ def test_a_migration_runs_once_within_its_limits(given: dict[str, Any]) -> None:
     service = found["Service"]
     assert only(service["Type"]) == "oneshot"
     # a oneshot unit has no limit of its own, and one that is started again is run twice
-    timeout = given.get("asgi_migrate_timeout_seconds", 600)
-    assert seconds(only(service["TimeoutStartSec"])) == timeout
+    timeout = int(given.get("asgi_migrate_timeout_seconds", 600))
+    # with a lock the wait for it has the same limit
+    limits = 2 if given.get("asgi_migrate_advisory_lock") else 1
+    assert seconds(only(service["TimeoutStartSec"])) == limits * timeout
     assert "Restart" not in service
     assert "Install" not in found
     size = given.get("asgi_migrate_memory_max", given.get("asgi_service_memory_max", "512M"))
@@ -205,8 +207,21 @@ def test_a_migration_runs_the_code_of_its_release(given: dict[str, Any]) -> None
     assert only(service["WorkingDirectory"]) == f"{root}/releases/%i/app"
     (path,) = [text for text in service["Environment"] if text.startswith("PATH=")]
     assert path.startswith(f"PATH={root}/releases/%i/venv/bin:")
-    line = only(service["ExecStart"]).replace("%%", "%")
-    assert shlex.split(line) == ["/usr/bin/env", *shlex.split(given["asgi_migrate_command"])]
+    line = shlex.split(only(service["ExecStart"]).replace("%%", "%"))
+    command = ["/usr/bin/env", *shlex.split(given["asgi_migrate_command"])]
+    if given.get("asgi_migrate_advisory_lock"):
+        assert line[:3] == [f"{root}/releases/%i/venv/bin/python", "-I", f"{root}/advisory_lock.py"]
+        assert {"--name=shop-database", "--variable=SHOP_URL", "--seconds=30"} < set(line)
+        assert "--holder=my-app %i on %H" in line
+        line = line[line.index("--") + 1 :]
+    assert line == command
+
+
+def test_a_migration_that_has_succeeded_is_noted_by_its_unit(given: dict[str, Any]) -> None:
+    """As root, and after the command: also where the run that began it was killed."""
+    service = unit("migrate", "migrate@.service", given)["Service"]
+    root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
+    assert only(service["ExecStartPost"]) == f"+/usr/bin/touch {root}/migrations/%i.json"
 
 
 # --- the proxy ------------------------------------------------------------------------------------
@@ -320,6 +335,7 @@ def test_systemd_finds_no_fault(given: dict[str, Any], tmp_path: Path) -> None:
         paths.append(tmp_path / file_name)
         # the programs are not on this machine, and are none of this test
         runnable = text.replace(f"{root}/slots/%j/venv/bin/python", "/bin/true")
+        runnable = runnable.replace(f"{root}/releases/%i/venv/bin/python", "/bin/true")
         paths[-1].write_text(runnable.replace("/usr/bin/caddy", "/bin/true"), encoding="utf-8")
     done = subprocess.run(
         [program, "verify", "--man=no", *paths],

@@ -146,7 +146,7 @@ def test_the_identity_has_no_credentials() -> None:
 
 
 def test_scripts_name_the_final_path(tmp_path: Path) -> None:
-    aside = tmp_path / ".building-1.0.0-abc"
+    aside, final = tmp_path / ".building-1.0.0-abc.x8d0", tmp_path / "1.0.0-abc"
     programs = aside / "venv" / "bin"
     programs.mkdir(parents=True)
     shebang = f"#!{programs}/python\n"
@@ -160,9 +160,8 @@ def test_scripts_name_the_final_path(tmp_path: Path) -> None:
     (programs / "python").symlink_to("/usr/bin/python3")
     plain = (programs / "plain").stat().st_ino
 
-    installers.relocate(aside / "venv", aside)
+    installers.relocate(aside / "venv", aside, final)
 
-    final = tmp_path / "1.0.0-abc"
     assert script.read_text(encoding="utf-8").startswith(f"#!{final}/venv/bin/python\n")
     assert script.stat().st_mode & 0o777 == 0o750
     # a hard link of the installer's cache keeps its content

@@ -55,6 +55,10 @@ MIGRATE: dict[str, Any] = {
     "asgi_migrate_command": "alembic upgrade head",
     "asgi_migrate_timeout_seconds": 600,
     "asgi_migrate_memory_max": "256M",
+    "asgi_migrate_advisory_lock": "",
+    "asgi_migrate_database_url_variable": "DATABASE_URL",
+    "asgi_app_environment": {},
+    "asgi_app_secrets": {},
 }
 CHECKSUM = "sha256:" + "a1" * 32
 CHECKS = {
@@ -141,6 +145,10 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_migrate_command": "python -m manage migrate --noinput"},
         {"asgi_migrate_command": 'python -m manage migrate --note "it\'s"'},
         {"asgi_migrate_memory_max": "2G"},
+        {"asgi_migrate_advisory_lock": "shop-database"},
+        {"asgi_migrate_advisory_lock": "shop", "asgi_app_secrets": {"DATABASE_URL": SECRET}},
+        {"asgi_migrate_advisory_lock": "shop", "asgi_app_environment": {"DATABASE_URL": "x"}},
+        {"asgi_migrate_advisory_lock": "", "asgi_app_environment": {"LANG": "C"}},
     ],
     ids=str,
 )
@@ -376,6 +384,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     *(
         ({"asgi_migrate_command": f"alembic upgrade head {text}"}, "asgi_migrate_command: ")
         for text in ["&& true", "| tee x", "; true", "> log", "< in", "`id`"]
+    ),
+    *(
+        ({"asgi_migrate_advisory_lock": name}, "asgi_migrate_advisory_lock: ")
+        for name in ["a lock", "-x", "%i", "a" * 65, '"']
+    ),
+    ({"asgi_migrate_database_url_variable": "MY-URL"}, "asgi_migrate_database_url_variable: "),
+    (
+        {"asgi_migrate_advisory_lock": "shop", "asgi_app_secrets": {"SHOP_URL": SECRET}},
+        "asgi_migrate_database_url_variable: DATABASE_URL is neither in",
     ),
 ]
 
