@@ -215,14 +215,13 @@ def host_steps() -> list[Step]:
         words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
         return Step(name, "hosts", pytest(*words), hosts=group, alone=name == "time")
 
-    site = ("rollout", "supervision", "second_app", "plan")
+    site = ("rollout", "migration", "supervision", "second_app", "plan")
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("hosts-debian13", site, "tests-web13", "--host=web13"),
         step("fleet", ("fleet",), "fleet"),
         step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
-        step("migration", ("migration",), "migration-web12", "--group=migration"),
         step("time", ("time",), "time-web12", "--group=time"),
     ]
 

@@ -45,6 +45,27 @@ client = load_module("load_client", ROOT / "tests" / "load" / "client.py")
 variants = load_module("blog_variants", BLOG / "variants.py")
 
 
+#: Counts in the database who migrates at the same time, and migrates. Argument: seconds.
+COUNTED_PROGRAM = """
+import os, subprocess, sys
+from pathlib import Path
+import psycopg
+home = Path(os.environ["HOME"])
+url = os.environ["DATABASE_URL"].replace("+psycopg", "")
+with psycopg.connect(url, autocommit=True) as connection:
+    (number,) = connection.execute(
+        "INSERT INTO migrations (app, beside)"
+        " SELECT %s, count(*) FROM migrations WHERE NOT ended RETURNING number",
+        [home.name],
+    ).fetchone()
+    (home / "migrating").touch()
+    connection.execute("SELECT pg_sleep(%s)", [sys.argv[1]])
+    subprocess.run(["alembic", "upgrade", "head"], check=True)
+    connection.execute("UPDATE migrations SET ended = true WHERE number = %s", [number])
+"""
+COUNTED: dict[str, Any] = {"asgi_migrate_command": "python counted.py 0"}
+
+
 @dataclass
 class Played:
     """How a playbook ended."""
@@ -204,6 +225,30 @@ class Site:
         }
         return client.Load(**settings)
 
+    def counted(self, marker: str) -> Path:
+        """A variant whose migration counts in the database how often it runs (COUNTED)."""
+        version = self.variant("same", marker)
+        (version / "counted.py").write_text(COUNTED_PROGRAM)
+        return version
+
+    def query(self, text: str) -> str:
+        """What PostgreSQL answers its own user."""
+        command = ["runuser", "--user=postgres", "--", "psql", "-d", "blog", "-At", "-F,"]
+        return str(self.host.run([*command, "--set=ON_ERROR_STOP=1"], stdin=text).stdout)
+
+    def count_migrations(self) -> None:
+        """Begins to count."""
+        self.query(
+            "DROP TABLE IF EXISTS migrations; CREATE TABLE migrations (number serial, app text,"
+            " beside int, ended bool DEFAULT false); ALTER TABLE migrations OWNER TO blog;"
+        )
+
+    def migrations(self) -> list[tuple[str, int, bool]]:
+        """Every migration that was counted: app, how many ran beside it, whether it has ended."""
+        told = self.query("SELECT app, beside, ended FROM migrations ORDER BY number")
+        rows = [line.split(",") for line in told.splitlines()]
+        return [(app, int(beside), ended == "t") for app, beside, ended in rows]
+
     def stored_ids(self) -> list[str]:
         """The request ids of all posts in the database."""
         query = "SELECT request_id FROM posts WHERE request_id IS NOT NULL"
@@ -234,7 +279,8 @@ VARIABLES: dict[str, Any] = {
 def assert_only_serving_slot_runs(site: Site) -> None:
     """No unit of the other slot runs or would start at boot."""
     expected = [f"blog-{site.slot()}@{number}.service" for number in (1, 2)]
-    units = site.run("systemctl list-units --plain --no-legend 'blog-*@*.service'")
+    units = site.run("systemctl list-units --plain --no-legend 'blog-blue@*.service'")
+    units += site.run("systemctl list-units --plain --no-legend 'blog-green@*.service'")
     assert [line.split()[0] for line in units.splitlines()] == expected
     wanted = site.run("ls /etc/systemd/system/multi-user.target.wants").split()
     assert [name for name in wanted if name.startswith("blog-")] == expected

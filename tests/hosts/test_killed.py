@@ -1,24 +1,28 @@
-"""A run killed at every step of a rollout: the site serves one version, the next run converges.
+"""A run killed between and inside any two steps: one version serves, the next run converges.
 
-The schedule is the list of steps of the rollout itself, in its order. A process on the host
-stops the module when the step is written down; then ansible-playbook is killed, then the module.
+The schedule is fixed: every hook of a deploy, the build, the migration, the configuration of the
+proxy, and the list of steps of the rollout itself. At each of them a process on the host stops
+the module that is at work (or a hook holds the run), then ansible-playbook is killed, the module,
+both, or the network is cut.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sites import assert_only_serving_slot_runs
+from sites import CA_FILE, COUNTED, DOMAIN, ROOT, assert_only_serving_slot_runs, client
 
 if TYPE_CHECKING:
-    from sites import Site
+    from sites import Played, Site
 
 #: Every step that a rollout writes down, and whether the new release serves once it is begun.
 STEPS = {
@@ -30,56 +34,427 @@ STEPS = {
     "confirm through the proxy": True,
     "stop the old slot": True,
 }
+#: Every place between the steps of a deploy: its hook, and what the next run does there.
+BOUNDARIES = {
+    "asgi_app_before_stage": "built it",
+    "asgi_app_after_stage": "kept the build",
+    "asgi_migrate_before": "migrated",
+    "asgi_migrate_after": "did not migrate again",
+    "asgi_service_before_rollout": "rolled it out",
+    "asgi_service_after_rollout": "changed nothing",
+}
 
-#: Runs on the host: stops whoever holds the app when the step is under way, says so, and kills it
-#: when it is told to.
-KILLER = """
-import json, os, signal, sys, time
-step, deadline = sys.argv[1], time.monotonic() + 120
+#: Runs on the host: stops a module of ours when it is at some place, says so, and does with it
+#: what it is told. Arguments: `step` and a step of a rollout, `file` and one that is there then,
+#: `child` and the last words of a program that the module runs then.
+HOLDER = """
+import glob, json, os, signal, sys, time
+kind, value = sys.argv[1:]
+deadline = time.monotonic() + 120
+
+def at_work():
+    return int(open("/srv/blog/.lock").read().split()[1])
+
+def found():
+    if kind == "step":
+        operation = json.load(open("/srv/blog/state.json"))["operation"]
+        return operation.get("step") == value and at_work()
+    if kind == "file":
+        return os.path.exists(value) and at_work()
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        if open(path).read().replace("\\0", " ").strip().endswith(value):
+            return int(open(path.replace("cmdline", "stat")).read().rsplit(")", 1)[1].split()[1])
+
 while time.monotonic() < deadline:
     try:
-        operation = json.load(open("/srv/blog/state.json"))["operation"]
-    except ValueError:
+        holder = found()
+    except (ValueError, OSError):
         continue
-    if operation.get("step") == step:
-        holder = int(open("/srv/blog/.lock").read().split()[1])
+    if holder:
         os.kill(holder, signal.SIGSTOP)
         print("stopped", flush=True)
-        sys.stdin.readline()
-        os.kill(holder, signal.SIGKILL)
+        os.kill(holder, getattr(signal, sys.stdin.readline().strip()))
         break
     time.sleep(0.001)
 """
 
-TABLE: list[tuple[str, str, str]] = []
+#: A Python that does not start while a file is there, so that a build can be met inside.
+HELD_PYTHON = """#!/bin/sh
+touch /run/build/begun
+while test -e /run/build/hold; do sleep 0.05; done
+exec /usr/bin/python3 "$@"
+"""
+BUILD = {"asgi_app_python": "/usr/local/bin/held-python"}
+
+#: Where it was killed, how, what served then, what the next run did.
+TABLE: list[tuple[str, str, str, str]] = []
 
 
-def kill_at(site: Site, step: str, version: Path, *, run: bool) -> str:
-    """Deploys a version and kills the module at a step.
-
-    Args:
-        site: The blog.
-        step: When.
-        version: What to deploy.
-        run: Kill ansible-playbook too, before the module.
-
-    Returns:
-        The output of ansible-playbook.
+@contextlib.contextmanager
+def held(site: Site, kind: str, value: str) -> Iterator[Callable[[str], None]]:
+    """Yields a function that is called twice: with nothing, to wait until the module was stopped
+    at a place; then with the name of a signal for it.
     """
-    killer = subprocess.Popen(
-        ["podman", "exec", "-i", site.host.container, "python3", "-c", KILLER, step],
+    holder = subprocess.Popen(
+        ["podman", "exec", "-i", site.host.container, "python3", "-c", HOLDER, kind, value],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    playing = site.start("asgi.deploy.site", asgi_app_source={"path": str(version)})
-    assert killer.stdout is not None
-    assert killer.stdout.readline() == "stopped\n"
-    if run:
-        os.killpg(playing.pid, signal.SIGKILL)
-    killer.communicate("go\n", timeout=30)
+
+    def tell(word: str = "") -> None:
+        if word:
+            holder.communicate(f"{word}\n", timeout=30)
+            assert holder.returncode == 0
+            return
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "stopped\n"
+
+    try:
+        yield tell
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def kill_at(
+    site: Site, kind: str, value: str, version: Path, *, run: bool, **variables: Any
+) -> str:
+    """Deploys a version and kills the module at a place.
+
+    Args:
+        site: The blog.
+        kind: What the place is known by (HOLDER).
+        value: When.
+        version: What to deploy.
+        run: Kill ansible-playbook too, before the module.
+        variables: For this run only.
+
+    Returns:
+        The output of ansible-playbook, which has failed.
+    """
+    with held(site, kind, value) as tell:
+        playing = site.start(
+            "asgi.deploy.site", asgi_app_source={"path": str(version)}, **variables
+        )
+        tell()
+        if run:
+            os.killpg(playing.pid, signal.SIGKILL)
+        tell("SIGKILL")
     output, _nothing = playing.communicate(timeout=120)
+    assert playing.returncode != 0
     return output
+
+
+def wait_until(true: Callable[[], Any], what: str) -> None:
+    """Waits for something on a host."""
+    deadline = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: not within 90 s"
+        time.sleep(0.1)
+
+
+def assert_no_leftover(site: Site) -> None:
+    """Nothing of a build that was cut off is there."""
+    assert site.run("ls -A /srv/blog/releases | grep '^[.]' || true") == ""
+
+
+# --- between the steps ----------------------------------------------------------------------------
+
+
+HOOK = """
+- name: Tell the test
+  ansible.builtin.copy:
+    dest: {directory}/at
+    content: "{hook}"
+    mode: "0644"
+  delegate_to: localhost
+- name: Wait to be killed
+  ansible.builtin.wait_for:
+    path: {directory}/go
+    timeout: 120
+  delegate_to: localhost
+"""
+
+
+def kill_between(site: Site, hook: str, version: Path, directory: Path, **variables: Any) -> None:
+    """Deploys a version and kills ansible-playbook while a hook runs."""
+    directory.mkdir()
+    (directory / "hook.yml").write_text(HOOK.format(directory=directory, hook=hook))
+    playing = site.start(
+        "asgi.deploy.site",
+        asgi_app_source={"path": str(version)},
+        **{hook: [str(directory / "hook.yml")]},
+        **variables,
+    )
+    wait_until((directory / "at").exists, hook)
+    os.killpg(playing.pid, signal.SIGKILL)
+    # what the run has started here ends too
+    (directory / "go").touch()
+    playing.communicate(timeout=120)
+
+
+def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
+    one_site: Site, tmp_path: Path
+) -> None:
+    """One version, its run killed at one place after the other: no step is done twice."""
+    one_site.count_migrations()
+    before = one_site.serving()
+    version = one_site.counted("killed between steps")
+    steps = {}
+    with one_site.load() as load:
+        for hook in BOUNDARIES:
+            kill_between(one_site, hook, version, tmp_path / hook, **COUNTED)
+            steps[hook] = one_site.get("/healthz")["release"]
+        built = one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+        again = one_site.deploy(version, **COUNTED)
+        result = load.stop()
+    new = one_site.serving()
+    assert new != before
+    assert set(list(steps.values())[:-1]) == {before}
+    assert steps["asgi_service_after_rollout"] == new
+    assert again.changed == 0, again.output
+    assert built == one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+    assert one_site.migrations() == [("blog", 0, True)]
+    assert list(result.releases) == [before, new]
+    assert result.failed == 0, result.report()
+    assert_only_serving_slot_runs(one_site)
+    for hook, told in BOUNDARIES.items():
+        TABLE.append((hook, "run", "old" if steps[hook] == before else "new", told))
+
+
+# --- inside the build -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held_build(one_site: Site) -> Iterator[None]:
+    """A build of this host waits in its first program."""
+    one_site.host.run("cat > /usr/local/bin/held-python", stdin=HELD_PYTHON)
+    one_site.run(
+        "chmod 755 /usr/local/bin/held-python && mkdir -p -m 777 /run/build && chmod 777 /run/build"
+        " && rm -f /run/build/begun && touch /run/build/hold"
+    )
+    yield
+    one_site.run("rm -rf /run/build")
+
+
+@pytest.mark.parametrize("run", [True, False], ids=["run and module", "module"])
+def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: bool) -> None:
+    """What the installer of the killed build still writes harms neither the next build nor it."""
+    before = one_site.serving()
+    version = one_site.variant("same", f"build killed {run}")
+    with one_site.load() as load:
+        kill_at(one_site, "file", "/run/build/begun", version, run=run, **BUILD)
+        serving = one_site.get("/healthz")["release"]
+        assert one_site.run("ls -d /srv/blog/releases/.building-*").count("\n") == 1
+        # goes on while the next run builds
+        one_site.run("rm /run/build/hold")
+        one_site.deploy(version, **BUILD)
+        result = load.stop()
+    assert serving == before
+    assert list(result.releases) == [before, one_site.serving()]
+    assert result.failed == 0, result.report()
+    assert_no_leftover(one_site)
+    TABLE.append(("build", "run and module" if run else "module", "old", "built it"))
+
+
+# --- inside the migration -------------------------------------------------------------------------
+
+MIGRATING = "/var/lib/asgi/blog/migrating"
+SLOW = {"asgi_migrate_command": "python counted.py 6"}
+
+
+def kill_while_it_migrates(site: Site, version: Path, *, run: bool) -> str:
+    """Kills the module inside a migration, which goes on under systemd.
+
+    Returns:
+        The unit.
+    """
+    site.count_migrations()
+    site.run(f"rm -f {MIGRATING}")
+    kill_at(site, "file", MIGRATING, version, run=run, **SLOW)
+    listed = site.run("systemctl list-units --all --plain --no-legend 'blog-migrate@*'")
+    ((unit, _loaded, active, *_rest),) = [line.split() for line in listed.splitlines()]
+    assert active == "activating"
+    return unit
+
+
+def starts_of(site: Site, unit: str) -> int:
+    """How often systemd has started a unit."""
+    told = site.run(f"journalctl --output=json --unit={unit} _PID=1")
+    messages = [json.loads(line)["MESSAGE"] for line in told.splitlines()]
+    return sum(message.startswith("Starting") for message in messages)
+
+
+def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site) -> None:
+    """It is neither run a second time nor is a second one begun beside it."""
+    before = one_site.serving()
+    version = one_site.counted("killed while it migrates")
+    with one_site.load() as load:
+        unit = kill_while_it_migrates(one_site, version, run=True)
+        serving = one_site.get("/healthz")["release"]
+        one_site.deploy(version, **SLOW)
+        result = load.stop()
+    assert starts_of(one_site, unit) == 1
+    assert one_site.migrations() == [("blog", 0, True)]
+    assert "begun by a run that was cut off" in one_site.run("cat /srv/blog/migrations/*.json")
+    assert serving == before
+    assert list(result.releases) == [before, one_site.serving()]
+    assert result.failed == 0, result.report()
+    TABLE.append(("migration", "run and module", "old", "waited for it and rolled out"))
+
+
+def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> None:
+    """Its unit has noted that it succeeded."""
+    before = one_site.serving()
+    version = one_site.counted("module killed while it migrates")
+    with one_site.load() as load:
+        unit = kill_while_it_migrates(one_site, version, run=False)
+        serving = one_site.get("/healthz")["release"]
+        wait_until(
+            lambda: "activating" not in one_site.run(f"systemctl show -p ActiveState {unit}"), unit
+        )
+        one_site.deploy(version, **SLOW)
+        result = load.stop()
+    assert starts_of(one_site, unit) == 1
+    assert one_site.migrations() == [("blog", 0, True)]
+    assert serving == before
+    assert list(result.releases) == [before, one_site.serving()]
+    assert result.failed == 0, result.report()
+    TABLE.append(("migration", "module", "old", "did not migrate again"))
+
+
+def test_another_release_waits_for_it_too(one_site: Site) -> None:
+    """A mended version is deployed at once: its migration begins when the first has ended."""
+    first = one_site.counted("killed while it migrates, then given up")
+    kill_while_it_migrates(one_site, first, run=True)
+    one_site.deploy(one_site.counted("the next one"), **SLOW)
+    assert one_site.migrations() == [("blog", 0, True), ("blog", 0, True)]
+    TABLE.append(("migration", "run and module", "old", "waited for it, then migrated another"))
+
+
+# --- inside the configuration of the proxy --------------------------------------------------------
+
+
+def test_a_run_killed_while_it_configures_the_proxy(one_site: Site) -> None:
+    """The files are written and Caddy has not taken them up: the next run sees to it."""
+    drop_in = "/etc/systemd/system/caddy.service.d"
+    one_site.run(
+        f"mkdir -p {drop_in} && touch /run/hold-reload && printf '[Service]\\nExecReload=\\n"
+        'ExecReload=/bin/sh -c "while test -e /run/hold-reload; do sleep 0.1; done"\\n'
+        "ExecReload=/usr/bin/caddy reload --config /etc/caddy/Caddyfile --force\\n'"
+        f" > {drop_in}/hold.conf && systemctl daemon-reload"
+    )
+    changed = {"asgi_proxy_request_body_max": "11MB"}
+    try:
+        kill_at(one_site, "child", "reload caddy.service", one_site.source, run=True, **changed)
+        one_site.run("test -e /etc/caddy/.pending")
+        serving = one_site.get("/healthz")["release"]
+    finally:
+        one_site.run(f"rm -r {drop_in} /run/hold-reload && systemctl daemon-reload")
+    wait_until(lambda: "caddy" not in one_site.run("systemctl list-jobs --no-legend"), "reload")
+    assert serving == one_site.serving()
+    again = one_site.deploy(**changed)
+    assert again.changed == 1, again.output
+    assert one_site.run("test -e /etc/caddy/.pending || echo gone") == "gone\n"
+    assert one_site.get("/healthz")["release"] == serving
+    assert one_site.deploy(**changed).changed == 0
+    TABLE.append(("configure the proxy", "run and module", "old", "had Caddy take it up"))
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def load_inside(site: Site) -> Iterator[Callable[[], Any]]:
+    """A load on the site from the host itself; what is yielded stops it and gives the result."""
+    program = (ROOT / "tests" / "load" / "client.py").read_text()
+    site.host.run("cat > /run/client.py && rm -f /run/load.json", stdin=program)
+    site.run(
+        "systemd-run --quiet --collect --unit=load python3 -I /run/client.py --address=127.0.0.1"
+        f" --domain={DOMAIN} --ca-file={CA_FILE} --rate-per-second=100 --keepalive-get=2"
+        " --new-get=1 --keepalive-post=1 --new-post=1 --json=/run/load.json"
+    )
+
+    def stop() -> Any:
+        site.run("systemctl stop load")
+        return client.Result.from_json(json.loads(site.run("cat /run/load.json")))
+
+    try:
+        yield stop
+    finally:
+        site.run("systemctl stop load", check=False)
+
+
+def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: Any) -> Played:
+    """Deploys a version and loses the host at a place; its module goes on alone, to its end.
+
+    Returns:
+        How the run ended, which lost it.
+    """
+    watched = {
+        "ansible_ssh_extra_args": "-o ServerAliveInterval=1 -o ServerAliveCountMax=3",
+        # a connection that is open already would not watch
+        "ansible_control_path_dir": str(site.directory / "cp"),
+        "ansible_timeout": 3,
+    }
+    with held(site, kind, value) as tell:
+        playing = site.start(
+            "asgi.deploy.site", asgi_app_source={"path": str(version)}, **variables, **watched
+        )
+        tell()
+        site.host.disconnect()
+        try:
+            output, _nothing = playing.communicate(timeout=120)
+            site.run("rm -f /run/build/hold")
+            tell("SIGCONT")
+            wait_until(
+                lambda: site.run("flock --nonblock /srv/blog/.lock true && echo free || true"),
+                "its end",
+            )
+        finally:
+            site.host.connect()
+    assert playing.returncode != 0, output
+    return output
+
+
+@pytest.mark.parametrize("step", ["prove its health", "stop the old slot"])
+def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> None:
+    """The module needs no connection: one version serves, the next run has nothing to do."""
+    before = one_site.serving()
+    version = one_site.variant("same", f"network lost at {step}")
+    with load_inside(one_site) as stop:
+        output = cut_off_at(one_site, "step", step, version)
+        serving = one_site.serving()
+        again = one_site.deploy(version)
+        result = stop()
+    assert "cannot be reached" in output
+    assert serving != before
+    assert again.changed == 0, again.output
+    assert list(result.releases) == [before, serving]
+    assert result.failed == 0, result.report()
+    assert_only_serving_slot_runs(one_site)
+    TABLE.append((step, "network", "new", "changed nothing"))
+
+
+def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None) -> None:
+    """The release is built when the network is back, and is not built again."""
+    before = one_site.serving()
+    version = one_site.variant("same", "network lost in the build")
+    with load_inside(one_site) as stop:
+        cut_off_at(one_site, "file", "/run/build/begun", version, **BUILD)
+        assert one_site.serving() == before
+        built = one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+        one_site.deploy(version, **BUILD)
+        result = stop()
+    assert built == one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+    assert list(result.releases) == [before, one_site.serving()]
+    assert result.failed == 0, result.report()
+    assert_no_leftover(one_site)
+    TABLE.append(("build", "network", "old", "kept the build"))
+
+
+# --- inside the rollout ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -88,7 +463,7 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: st
     before = one_site.serving()
     version = one_site.variant("same", f"killed while it was to {step}")
     with one_site.load() as load:
-        kill_at(one_site, step, version, run=True)
+        kill_at(one_site, "step", step, version, run=True)
         serving = one_site.get("/healthz")["release"]
         again = one_site.deploy(version)
         result = load.stop()
@@ -102,7 +477,7 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: st
     assert result.failed == 0, result.report()
     assert_only_serving_slot_runs(one_site)
     told = "rolled it out" if serving == before else "kept it and stopped the old slot"
-    TABLE.append((step, "old" if serving == before else "new", told))
+    TABLE.append((step, "run and module", "old" if serving == before else "new", told))
 
 
 @pytest.mark.parametrize("step", ["prove its health", "confirm through the proxy"])
@@ -111,7 +486,7 @@ def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str)
     before = one_site.serving()
     version = one_site.variant("same", f"module killed while it was to {step}")
     with one_site.load() as load:
-        output = kill_at(one_site, step, version, run=False)
+        output = kill_at(one_site, "step", step, version, run=False)
         result = load.stop()
     assert "does not serve; it failed on" in output
     assert one_site.get("/healthz")["release"] == before
@@ -123,7 +498,7 @@ def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
     """The power goes while both slots run: what the switch says is what comes up."""
     version = one_site.variant("same", "power cut")
     before = one_site.serving()
-    kill_at(one_site, "confirm through the proxy", version, run=True)
+    kill_at(one_site, "step", "confirm through the proxy", version, run=True)
     one_site.host.kill()
     one_site.host.start()
     new = one_site.serving()
@@ -140,7 +515,10 @@ def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
 
 def test_the_table_of_kills() -> None:
     """Prints what was seen, and that no step was left out."""
-    print(f"\nmeasured: {'killed while it was to':<28} {'serving':<9} the next run")
-    for step, serving, told in TABLE:
-        print(f"measured: {step:<28} {serving:<9} {told}")
-    assert [step for step, _serving, _told in TABLE] == list(STEPS)
+    form = "measured: {:<28} {:<15} {:<8} {}"
+    print("\n" + form.format("cut off at", "killed", "serving", "the next run"))
+    for line in TABLE:
+        print(form.format(*line))
+    rollout = [step for step, how, *_rest in TABLE if step in STEPS and how == "run and module"]
+    assert rollout == list(STEPS)
+    assert {*BOUNDARIES, "build", "migration"} <= {step for step, *_rest in TABLE}

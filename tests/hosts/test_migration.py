@@ -1,0 +1,174 @@
+"""Migrations on a real host: one at a time in a database that two apps share, and only once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sites import COUNTED, ROOT, VARIABLES, load_module
+
+if TYPE_CHECKING:
+    from sites import Site
+
+advisory_lock = load_module(
+    "advisory_lock", ROOT / "roles" / "migrate" / "files" / "advisory_lock.py"
+)
+LOCK = {
+    "asgi_migrate_command": "python counted.py 2",
+    "asgi_migrate_advisory_lock": "shop-database",
+}
+
+
+@pytest.fixture(scope="module")
+def shop(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """An app of another name with the database of the blog, on the same host."""
+    directory = tmp_path_factory.mktemp("shop")
+    (directory / "ansible.cfg").write_text((one_site.directory / "ansible.cfg").read_text())
+    return dataclasses.replace(
+        one_site,
+        directory=directory,
+        variables={
+            **VARIABLES,
+            "asgi_app_name": "shop",
+            # who PostgreSQL lets in over its socket
+            "asgi_app_user": "blog",
+            "asgi_service_instances": 1,
+            "asgi_proxy_domains": ["shop.test"],
+        },
+    )
+
+
+@contextlib.contextmanager
+def lock_is_held(site: Site) -> Iterator[None]:
+    """Somebody else migrates in the same database."""
+    holder = subprocess.Popen(
+        [
+            *("podman", "exec", "-i", site.host.container, "runuser", "--user=postgres", "--"),
+            *("psql", "-d", "blog", "-At"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    key = advisory_lock.key_of(LOCK["asgi_migrate_advisory_lock"])
+    holder.stdin.write(f"SELECT pg_advisory_lock({key});\nSELECT 'held';\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "\n"
+    assert holder.stdout.readline() == "held\n"
+    try:
+        yield
+    finally:
+        # the end of its input is the end of its connection
+        holder.communicate(timeout=30)
+
+
+def said(site: Site, app: str) -> str:
+    """What the migrations of an app have said."""
+    return site.run(f"journalctl --output=cat --unit='{app}-migrate@*'")
+
+
+def test_two_apps_with_one_database_migrate_one_after_the_other(one_site: Site, shop: Site) -> None:
+    """Deployed at the same time while the lock is held: both wait, and both run in the end."""
+    one_site.count_migrations()
+    sites = {"blog": one_site, "shop": shop}
+    versions = {app: site.counted("one database") for app, site in sites.items()}
+    with lock_is_held(one_site):
+        started = {
+            app: site.start(
+                "asgi.deploy.site", asgi_app_source={"path": str(versions[app])}, **LOCK
+            )
+            for app, site in sites.items()
+        }
+        deadline = time.monotonic() + 200
+        for app, playing in started.items():
+            while "waits for the lock 'shop-database'" not in said(one_site, app):
+                assert playing.poll() is None, playing.communicate()[0]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert one_site.migrations() == []
+    for playing in started.values():
+        output, _nothing = playing.communicate(timeout=200)
+        assert playing.returncode == 0, output
+    one_site.source = versions["blog"]
+    assert sorted(one_site.migrations()) == [("blog", 0, True), ("shop", 0, True)]
+    for app in sites:
+        told = said(one_site, app)
+        assert "has the lock 'shop-database' after" in told
+        assert "held by psql (process" in told
+    assert one_site.run("stat -c '%U %a' /srv/shop/advisory_lock.py") == "root 644\n"
+
+
+def test_the_url_of_the_database_is_named_before_anything_is_touched(one_site: Site) -> None:
+    """And where only the unit can know, nothing is run and the old release serves."""
+    before = one_site.serving()
+    refused = one_site.deploy(
+        expect=2, **LOCK, asgi_migrate_database_url_variable="ANOTHER_DATABASE_URL"
+    )
+    assert "asgi_migrate_database_url_variable: ANOTHER_DATABASE_URL is neither in" in (
+        refused.output
+    )
+    one_site.count_migrations()
+    version = one_site.counted("a database that is not there")
+    secret = "not-to-be-shown-7"
+    failed = one_site.deploy(
+        version,
+        expect=2,
+        **LOCK,
+        asgi_migrate_database_url_variable="SHOP_URL",
+        asgi_app_secrets={
+            **VARIABLES["asgi_app_secrets"],
+            "SHOP_URL": f"postgresql://shop:{secret}@127.0.0.1:1/shop",
+        },
+    )
+    assert "cannot connect to the database with psycopg" in failed.output
+    assert secret not in failed.output
+    assert secret not in one_site.run("journalctl --no-pager --output=cat")
+    assert one_site.migrations() == []
+    assert one_site.get("/healthz")["release"] == before
+
+
+def healthy_unless_told(version: Path) -> Path:
+    """Makes a version fail its health check where its environment says so."""
+    path = version / "src" / "blog" / "health.py"
+    answer = "    return JSONResponse(answer)\n"
+    text = path.read_text()
+    assert text.count(answer) == 1
+    told = '    return JSONResponse(answer, 500 if os.environ.get("BLOG_BROKEN") else 200)\n'
+    path.write_text(text.replace(answer, told))
+    return version
+
+
+def test_a_migration_is_not_run_again_after_a_failed_rollout(one_site: Site) -> None:
+    """The same release, first with an environment in which it is not healthy, then a right one."""
+    one_site.count_migrations()
+    before = one_site.serving()
+    version = healthy_unless_told(one_site.counted("healthy unless told"))
+    environment = {**VARIABLES["asgi_app_environment"], "BLOG_BROKEN": "1"}
+    failed = one_site.deploy(
+        version,
+        expect=2,
+        **COUNTED,
+        asgi_app_environment=environment,
+        asgi_service_health_timeout_seconds=5,
+    )
+    assert "status 500" in failed.output
+    assert one_site.get("/healthz")["release"] == before
+    assert one_site.migrations() == [("blog", 0, True)]
+    one_site.deploy(version, **COUNTED)
+    assert one_site.get("/healthz")["release"] == one_site.serving() != before
+    assert one_site.migrations() == [("blog", 0, True)]
+
+
+def test_the_second_app_goes_and_leaves_nothing(one_site: Site, shop: Site) -> None:
+    """So that the tests after these find the host as it was."""
+    shop.play("asgi.deploy.remove")
+    assert one_site.run("ls -d /srv/shop /etc/asgi/shop 2>/dev/null || true") == ""
+    assert one_site.get("/healthz")["release"] == one_site.serving()
