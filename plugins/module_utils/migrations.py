@@ -50,7 +50,7 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
     else:
         how, started = "ran here", time.time()
         systemd.install_unit_files({layout.migrate_unit_file: unit})
-        run_unit(release, name, timeout_seconds, started)
+        run_unit(layout, release, timeout_seconds, started)
     record(layout, release, how)
     return {
         "output": systemd.journal([name], started),
@@ -59,19 +59,21 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
     }
 
 
-def run_unit(release: str, name: str, timeout_seconds: float, started: float) -> None:
+def run_unit(layout: Layout, release: str, timeout_seconds: float, started: float) -> None:
     """Starts the unit of a migration and waits for its end.
 
     Args:
-        release: For the text of an error.
-        name: The unit.
+        layout: The app.
+        release: What it migrates for.
         timeout_seconds: The limit that it has.
         started: Only journal lines after this time are told, in seconds of the Unix epoch.
 
     Raises:
         DeployError: It failed or took too long; with its output.
     """
-    systemd.systemctl("reset-failed", name, check=False)
+    name = layout.migrate_unit(release)
+    # one that failed when nobody watched any more counts too
+    systemd.systemctl("reset-failed", layout.migrate_unit("*"), check=False)
     try:
         systemd.systemctl("start", name, timeout_seconds=timeout_seconds + GRACE_SECONDS)
     except DeployError as error:
