@@ -45,9 +45,10 @@ client = load_module("load_client", ROOT / "tests" / "load" / "client.py")
 variants = load_module("blog_variants", BLOG / "variants.py")
 
 
-#: Counts in the database who migrates at the same time, and migrates. Argument: seconds.
+#: Counts in the database who migrates at the same time, and migrates. It takes as many seconds as
+#: it is told, and as long as there is a file `hold` in the app's home.
 COUNTED_PROGRAM = """
-import os, subprocess, sys
+import os, subprocess, sys, time
 from pathlib import Path
 import psycopg
 home = Path(os.environ["HOME"])
@@ -60,6 +61,8 @@ with psycopg.connect(url, autocommit=True) as connection:
     ).fetchone()
     (home / "migrating").touch()
     connection.execute("SELECT pg_sleep(%s)", [sys.argv[1]])
+    while (home / "hold").exists():
+        time.sleep(0.05)
     subprocess.run(["alembic", "upgrade", "head"], check=True)
     connection.execute("UPDATE migrations SET ended = true WHERE number = %s", [number])
 """

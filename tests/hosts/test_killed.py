@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sites import CA_FILE, COUNTED, DOMAIN, ROOT, assert_only_serving_slot_runs, client
+from sites import (
+    CA_FILE,
+    COUNTED,
+    DOMAIN,
+    PLAY_TIMEOUT_SECONDS,
+    ROOT,
+    assert_only_serving_slot_runs,
+    client,
+)
 
 if TYPE_CHECKING:
     from sites import Played, Site
@@ -50,7 +58,7 @@ BOUNDARIES = {
 HOLDER = """
 import glob, json, os, signal, sys, time
 kind, value = sys.argv[1:]
-deadline = time.monotonic() + 120
+deadline = time.monotonic() + 240
 
 def at_work():
     return int(open("/srv/blog/.lock").read().split()[1])
@@ -141,16 +149,16 @@ def kill_at(
         if run:
             os.killpg(playing.pid, signal.SIGKILL)
         tell("SIGKILL")
-    output, _nothing = playing.communicate(timeout=120)
+    output, _nothing = playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
     assert playing.returncode != 0
     return output
 
 
 def wait_until(true: Callable[[], Any], what: str) -> None:
     """Waits for something on a host."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not true():
-        assert time.monotonic() < deadline, f"{what}: not within 90 s"
+        assert time.monotonic() < deadline, f"{what}: not within 180 s"
         time.sleep(0.1)
 
 
@@ -191,7 +199,7 @@ def kill_between(site: Site, hook: str, version: Path, directory: Path, **variab
     os.killpg(playing.pid, signal.SIGKILL)
     # what the run has started here ends too
     (directory / "go").touch()
-    playing.communicate(timeout=120)
+    playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
 
 
 def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
@@ -260,23 +268,46 @@ def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: boo
 
 # --- inside the migration -------------------------------------------------------------------------
 
-MIGRATING = "/var/lib/asgi/blog/migrating"
-SLOW = {"asgi_migrate_command": "python counted.py 6"}
+APP_HOME = "/var/lib/asgi/blog"
 
 
 def kill_while_it_migrates(site: Site, version: Path, *, run: bool) -> str:
-    """Kills the module inside a migration, which goes on under systemd.
+    """Kills the module inside a migration, which goes on under systemd until it may end.
 
     Returns:
         The unit.
     """
     site.count_migrations()
-    site.run(f"rm -f {MIGRATING}")
-    kill_at(site, "file", MIGRATING, version, run=run, **SLOW)
+    site.run(f"rm -f {APP_HOME}/migrating && touch {APP_HOME}/hold")
+    kill_at(site, "file", f"{APP_HOME}/migrating", version, run=run, **COUNTED)
     listed = site.run("systemctl list-units --all --plain --no-legend 'blog-migrate@*'")
     ((unit, _loaded, active, *_rest),) = [line.split() for line in listed.splitlines()]
     assert active == "activating"
     return unit
+
+
+def deploy_while_it_migrates(site: Site, version: Path, directory: Path) -> None:
+    """Deploys a version whose module meets a migration that still runs; then that one ends."""
+    directory.mkdir()
+    (directory / "hook.yml").write_text(HOOK.format(directory=directory, hook="migrate"))
+    # this hook holds nothing up
+    (directory / "go").touch()
+    hook = {"asgi_migrate_before": [str(directory / "hook.yml")]}
+    playing = site.start(
+        "asgi.deploy.site", asgi_app_source={"path": str(version)}, **hook, **COUNTED
+    )
+    wait_until((directory / "at").exists, "the migration of the next run")
+    wait_until(lambda: not is_unlocked(site), "its module")
+    assert site.migrations() == [("blog", 0, False)]
+    site.run(f"rm {APP_HOME}/hold")
+    output, _nothing = playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
+    assert playing.returncode == 0, output
+    site.source = version
+
+
+def is_unlocked(site: Site) -> bool:
+    """No module of ours is at work on the blog."""
+    return site.run("flock --nonblock /srv/blog/.lock echo free || true") == "free\n"
 
 
 def starts_of(site: Site, unit: str) -> int:
@@ -286,18 +317,19 @@ def starts_of(site: Site, unit: str) -> int:
     return sum(message.startswith("Starting") for message in messages)
 
 
-def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site) -> None:
+def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site, tmp_path: Path) -> None:
     """It is neither run a second time nor is a second one begun beside it."""
     before = one_site.serving()
     version = one_site.counted("killed while it migrates")
     with one_site.load() as load:
         unit = kill_while_it_migrates(one_site, version, run=True)
         serving = one_site.get("/healthz")["release"]
-        one_site.deploy(version, **SLOW)
+        deploy_while_it_migrates(one_site, version, tmp_path / "next")
         result = load.stop()
     assert starts_of(one_site, unit) == 1
     assert one_site.migrations() == [("blog", 0, True)]
-    assert "begun by a run that was cut off" in one_site.run("cat /srv/blog/migrations/*.json")
+    record = f"/srv/blog/migrations/{one_site.serving()}.json"
+    assert "begun by a run that was cut off" in one_site.run(f"cat {record}")
     assert serving == before
     assert list(result.releases) == [before, one_site.serving()]
     assert result.failed == 0, result.report()
@@ -311,10 +343,10 @@ def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> No
     with one_site.load() as load:
         unit = kill_while_it_migrates(one_site, version, run=False)
         serving = one_site.get("/healthz")["release"]
-        wait_until(
-            lambda: "activating" not in one_site.run(f"systemctl show -p ActiveState {unit}"), unit
-        )
-        one_site.deploy(version, **SLOW)
+        one_site.run(f"rm {APP_HOME}/hold")
+        state = f"systemctl show --value -p ActiveState {unit}"
+        wait_until(lambda: one_site.run(state) == "inactive\n", unit)
+        one_site.deploy(version, **COUNTED)
         result = load.stop()
     assert starts_of(one_site, unit) == 1
     assert one_site.migrations() == [("blog", 0, True)]
@@ -324,11 +356,10 @@ def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> No
     TABLE.append(("migration", "module", "old", "did not migrate again"))
 
 
-def test_another_release_waits_for_it_too(one_site: Site) -> None:
+def test_another_release_waits_for_it_too(one_site: Site, tmp_path: Path) -> None:
     """A mended version is deployed at once: its migration begins when the first has ended."""
-    first = one_site.counted("killed while it migrates, then given up")
-    kill_while_it_migrates(one_site, first, run=True)
-    one_site.deploy(one_site.counted("the next one"), **SLOW)
+    kill_while_it_migrates(one_site, one_site.counted("then given up"), run=True)
+    deploy_while_it_migrates(one_site, one_site.counted("the next one"), tmp_path / "next")
     assert one_site.migrations() == [("blog", 0, True), ("blog", 0, True)]
     TABLE.append(("migration", "run and module", "old", "waited for it, then migrated another"))
 
@@ -393,7 +424,7 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
         How the run ended, which lost it.
     """
     watched = {
-        "ansible_ssh_extra_args": "-o ServerAliveInterval=1 -o ServerAliveCountMax=3",
+        "ansible_ssh_extra_args": "-o ServerAliveInterval=2 -o ServerAliveCountMax=3",
         # a connection that is open already would not watch
         "ansible_control_path_dir": str(site.directory / "cp"),
         "ansible_timeout": 3,
@@ -405,13 +436,10 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
         tell()
         site.host.disconnect()
         try:
-            output, _nothing = playing.communicate(timeout=120)
+            output, _nothing = playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
             site.run("rm -f /run/build/hold")
             tell("SIGCONT")
-            wait_until(
-                lambda: site.run("flock --nonblock /srv/blog/.lock true && echo free || true"),
-                "its end",
-            )
+            wait_until(lambda: is_unlocked(site), "its end")
         finally:
             site.host.connect()
     assert playing.returncode != 0, output
