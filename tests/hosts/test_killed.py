@@ -459,7 +459,7 @@ def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> 
         serving = one_site.serving()
         again = one_site.deploy(version)
         result = stop()
-    assert "UNREACHABLE" in output
+    assert "cannot be reached, what serves there is not known" in output
     assert serving != before
     assert again.changed == 0, again.output
     assert list(result.releases) == [before, serving]
