@@ -13,6 +13,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import has_ended, this_run
+from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
 
 MODULE = "asgi.deploy.lock"
 POLL_SECONDS = 2
@@ -36,6 +37,9 @@ class ActionModule(ActionBase):
     ) -> dict[str, Any]:
         """Runs the action."""
         super().run(tmp, task_vars)
+        if self._task.args.get("state") == "absent":
+            # a host that was lost meanwhile must not hold up the end of the run
+            notice_loss(self._connection)
         # this is a worker of ansible-playbook
         arguments = {**self._task.args, "owner": this_run(os.getppid(), user_name())}
         deadline = time.monotonic() + float(arguments.get("wait_seconds") or 0)

@@ -18,6 +18,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     git_access,
     git_plan,
 )
+from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
 
 MODULE = "asgi.deploy.release"
 
@@ -47,11 +48,14 @@ class ActionModule(ActionBase):
         self, arguments: dict[str, Any], task_vars: dict[str, Any], on_host: bool
     ) -> dict[str, Any]:
         """Runs the module, a second time with the archive where the host has not got it."""
+        if on_host:
+            notice_loss(self._connection)
         result: dict[str, Any] = self._execute_module(MODULE, arguments, task_vars=task_vars)
         # a plan that was made on a host names no file of this machine
         if not result.pop("needs_archive", False) or on_host:
             return result
         archive = Path(arguments["plan"]["archive"])
+        notice_loss(self._connection)
         try:
             if not self._connection._shell.tmpdir:
                 self._make_tmp_path()

@@ -1,0 +1,27 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the action plugins set for their connection to a host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: A host that says nothing for 30 s is lost. Not over a shared connection, which has the settings
+#: of whoever opened it.
+OPTIONS = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3 -o ControlPath=none"
+
+
+def notice_loss(connection: Any) -> None:
+    """Has a task over SSH end as unreachable when its host is lost while a module works there.
+
+    A module says nothing until its end, so ssh would wait for what the kernel does about a
+    silent connection: two hours, in which the rest of a fleet is held up. Where the user has
+    set the same options, the user's count: of an option ssh takes the first.
+
+    Args:
+        connection: The connection of an action plugin.
+    """
+    if connection.transport == "ssh":
+        options = f"{connection.get_option('ssh_extra_args') or ''} {OPTIONS}"
+        connection.set_option("ssh_extra_args", options)

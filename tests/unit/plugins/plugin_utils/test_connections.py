@@ -1,0 +1,60 @@
+"""A lost host is noticed, with options that ssh itself understands."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins.loader import connection_loader
+from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
+
+
+def connection(**options: str) -> Any:
+    """Ansible's own plugin for SSH with options of a user."""
+    found = connection_loader.get("ansible.builtin.ssh", PlayContext())
+    found.set_options(direct={"host": "web1", "host_key_checking": True, **options})
+    return found
+
+
+def understood(command: list[bytes]) -> dict[str, str]:
+    """What ssh makes of a command line, without the user's own configuration."""
+    words = [word.decode() for word in command]
+    done = subprocess.run(
+        [words[0], "-F", "none", "-G", *words[1:]], check=True, capture_output=True, text=True
+    )
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+
+def settings(found: Any) -> dict[str, str]:
+    """What ssh would do for the next task of a connection."""
+    return understood(found._build_command("ssh", "ssh", "web1"))
+
+
+def test_a_silent_host_is_given_up() -> None:
+    found = connection()
+    before = settings(found)
+    assert before["serveraliveinterval"] == "0"
+    # Ansible's own, which another task has opened
+    assert before["controlpath"]
+    notice_loss(found)
+    after = settings(found)
+    assert (after["serveraliveinterval"], after["serveralivecountmax"]) == ("10", "3")
+    assert after.get("controlpath", "none") == "none"
+
+
+@pytest.mark.parametrize("name", ["ssh_args", "ssh_common_args", "ssh_extra_args"])
+def test_what_the_user_has_set_counts(name: str) -> None:
+    found = connection(
+        **{name: "-o ServerAliveInterval=60 -o ControlPath=/run/shared -o User=anna"}
+    )
+    notice_loss(found)
+    after = settings(found)
+    wanted = {"serveraliveinterval": "60", "controlpath": "/run/shared", "user": "anna"}
+    assert {key: after[key] for key in wanted} == wanted
+
+
+def test_other_connections_are_left_alone() -> None:
+    found = connection_loader.get("ansible.builtin.local", PlayContext())
+    notice_loss(found)
