@@ -33,7 +33,7 @@ LOGS = CHECK / "logs"
 ARTEFACT = CHECK / "collections"
 EXAMPLE = steps.ROOT / "examples" / "blog"
 DEMO_GROUP = "check-demo"
-SCENARIOS = ("default", "blog")
+SCENARIOS = ("default", "blog", "fleet")
 SHOWN_LINES = 400
 SUMMARY = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 #: Held by the step that installs what is missing on this machine.
@@ -219,7 +219,6 @@ def host_steps() -> list[Step]:
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("hosts-debian13", site, "tests-web13", "--host=web13"),
-        step("fleet", ("fleet",), "fleet"),
         step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
         step("time", ("time",), "time-web12", "--group=time"),

@@ -103,6 +103,12 @@ def _v2(app: Path, seconds: float) -> None:
     _add_migration(app, "author", "Who wrote the post.")
 
 
+def _column(app: Path, seconds: float) -> None:
+    """A migration more: one more column, which no code uses."""
+    number = len(list((app / "migrations/versions").glob("[0-9]*.py"))) + 1
+    _add_migration(app, f"unused_{number}", "One more column.")
+
+
 def _import_error(app: Path, seconds: float) -> None:
     _append(app / "src/blog/main.py", "from blog.settings import a_name_that_is_missing\n")
 
@@ -181,6 +187,7 @@ KINDS: MappingProxyType[str, tuple[Callable[[Path, float], None], float]] = Mapp
     {
         "same": (_same, 0),
         "v2": (_v2, 0),
+        "column": (_column, 0),
         "import_error": (_import_error, 0),
         "startup_error": (_startup_error, 0),
         "slow_start": (_slow_start, 20),

@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -85,13 +86,14 @@ class Played:
 
 @dataclass
 class Site:
-    """The blog on one host."""
+    """The blog on one host, or on all of an inventory where no host is given."""
 
     host: Any
     directory: Path
     inventory: Path
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
+    more_inventories: Sequence[Path] = ()
 
     def start(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[str]:
         """Starts a playbook on this host, in a process group of its own.
@@ -108,8 +110,7 @@ class Site:
         return subprocess.Popen(
             [
                 "ansible-playbook",
-                "--inventory",
-                str(self.inventory),
+                *(f"--inventory={path}" for path in (self.inventory, *self.more_inventories)),
                 *(["--limit", self.host.name] if self.host else []),
                 "--extra-vars",
                 f"@{given}",

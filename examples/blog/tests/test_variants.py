@@ -75,6 +75,15 @@ def test_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         make_variant("v9", ROOT, tmp_path / "v9")
 
 
+def test_columns_can_be_added_one_after_another(tmp_path: Path) -> None:
+    first = make_variant("column", ROOT, tmp_path / "first")
+    second = make_variant("column", first, tmp_path / "second")
+    newest = sorted(path.name for path in (second / "migrations/versions").glob("[0-9]*.py"))[-2:]
+    assert newest == ["0003_unused_3.py", "0004_unused_4.py"]
+    text = (second / "migrations/versions" / newest[1]).read_text()
+    assert 'down_revision = "0003"' in text
+
+
 def test_import_error_cannot_be_imported(tmp_path: Path) -> None:
     variant = make_variant("import_error", ROOT, tmp_path / "app")
     result = subprocess.run(
