@@ -33,7 +33,7 @@ LOGS = CHECK / "logs"
 ARTEFACT = CHECK / "collections"
 EXAMPLE = steps.ROOT / "examples" / "blog"
 DEMO_GROUP = "check-demo"
-SCENARIOS = ("default", "blog", "fleet")
+SCENARIOS = ("fleet", "blog", "default")
 SHOWN_LINES = 400
 SUMMARY = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 #: Held by the step that installs what is missing on this machine.
@@ -215,12 +215,14 @@ def host_steps() -> list[Step]:
         words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
         return Step(name, "hosts", pytest(*words), hosts=group, alone=name == "time")
 
-    site = ("rollout", "migration", "supervision", "second_app", "plan")
+    site = ("migration", "supervision", "second_app", "plan")
+    newer = ("rollout", "supervision")
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
-        step("hosts-debian13", site, "tests-web13", "--host=web13"),
-        step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
+        step("rollout", ("rollout",), "rollout-web12", "--group=rollout", "--host=web12"),
+        step("hosts-debian13", newer, "tests-web13", "--host=web13"),
+        step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("time", ("time",), "time-web12", "--group=time"),
     ]
 
@@ -249,12 +251,12 @@ def all_steps() -> list[Step]:
                 ANSIBLE_COLLECTIONS_PATH=linked,
             ),
         ),
+        *host_steps(),
         *(
             Step(f"molecule-{name}", "molecule", scenario(name), hosts=f"molecule-{name}")
             for name in SCENARIOS
         ),
         Step("demo", "demo", check_demo, hosts=DEMO_GROUP),
-        *host_steps(),
     ]
 
 

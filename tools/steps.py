@@ -120,7 +120,7 @@ def run(
     *,
     changes: Mapping[str, str] | None = None,
     directory: Path = ROOT,
-    timeout_seconds: float = 900,
+    timeout_seconds: float = 1800,
     append: bool = False,
 ) -> tuple[int, str]:
     """Run a command with its output in a log file; returns its exit code and that output."""

@@ -549,7 +549,12 @@ class Run:
         self.current.former_settings = self.current.settings
         self.current.settings = dict(self.recorded)
         if self.left_status and self.previous not in (None, self.release):
-            self.current.record(release=self.previous, status=self.left_status, by=self.by)
+            self.current.record(
+                release=self.previous,
+                status=self.left_status,
+                reason="; ".join(self.reasons),
+                by=self.by,
+            )
         # one write: a run that is killed here is known to have an old slot to stop
         then = STOP_OLD if self.previous is not None else ""
         self.finish(state.GOOD, "; ".join(self.reasons), time.monotonic() - started, then)

@@ -808,6 +808,7 @@ def test_a_rollback_is_undone_to_the_release_that_was_left(host: Layout) -> None
     deploy(host, "2-b")
     deploy(host, "1-a", leave=True)
     assert statuses(host, "2-b") == [GOOD, LEFT]
+    assert state.load(host.state_file).history[-2]["reason"]
     undo(host, "1-a")
     assert serving(host) == ("green", "2-b")
     assert state.load(host.state_file).good_releases() == ["2-b"]
