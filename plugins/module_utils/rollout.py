@@ -575,6 +575,7 @@ class Run:
         """The steps until the new release serves, in their order, by their names."""
         layout, settings, target = self.layout, self.settings, self.target
         explain = server(settings.server).explain_exit
+        since = time.time()
 
         def prepare() -> None:
             slots.stop(layout, target)
@@ -594,7 +595,9 @@ class Run:
             (START, lambda: slots.start(layout, target, settings.instances)),
             (
                 PROVE,
-                lambda: slots.prove(layout, target, settings.instances, settings.health, explain),
+                lambda: slots.prove(
+                    layout, target, settings.instances, settings.health, explain, since
+                ),
             ),
             ("enable it at boot", lambda: slots.enable(layout, target, settings.instances)),
             ("switch the proxy", self.switch),

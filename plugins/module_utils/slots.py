@@ -296,23 +296,30 @@ def prove(
     instances: int,
     check: HealthCheck,
     explain_exit: Callable[[int], str],
+    since_seconds: float,
 ) -> None:
     """The gate: every instance answers as asked, and goes on doing so.
 
     The exit of a process ends the wait at once; a process that systemd started again is not
     healthy, however it answers now.
 
+    Args:
+        layout: The app.
+        slot: A slot that was started.
+        instances: How many it has.
+        check: What to ask, and for how long.
+        explain_exit: Says what an exit code of the server means.
+        since_seconds: A time before the start, of the Unix epoch: where the journal is read from.
+
     Raises:
         DeployError: Which instance, why, and the lines of its journal.
     """
-    started = time.time()
     deadline = time.monotonic() + check.timeout_seconds
     waiting = dict.fromkeys(range(1, instances + 1), "no answer yet")
 
     def refuse(number: int, why: str) -> DeployError:
         unit = layout.unit(slot, number)
-        # the unit was started a moment before the gate
-        lines = systemd.journal([unit], started - 5)
+        lines = systemd.journal([unit], since_seconds)
         return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}")
 
     def refuse_exited() -> None:

@@ -150,7 +150,7 @@ def journal(units: Sequence[str], since_seconds: float, lines: int = JOURNAL_LIN
             "--no-pager",
             "--quiet",
             "--output=cat",
-            f"--lines={lines}",
+            # no --lines: with --since older versions take the first ones, not the last
             f"--since=@{int(since_seconds)}",
             *selectors,
         ],

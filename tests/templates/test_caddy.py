@@ -114,6 +114,10 @@ def test_caddy_reads_the_site(caddy: str, given: dict[str, Any], tmp_path: Path)
         assert proxy["transport"]["keep_alive"]["idle_timeout"] == 2_000_000_000
         # a request that found no listener goes to another instance, or waits for one
         assert proxy["load_balancing"]["try_duration"] > 0
+        # an instance that has failed is left alone for a while, unless it is the only one: then
+        # every request but a GET would be refused at once instead of waiting in the listener
+        passive = proxy.get("health_checks", {}).get("passive")
+        assert bool(passive) is (instances > 1)
 
     encodings = [handler["prefer"] for handler in handlers(server, "encode")]
     assert encodings == ([["zstd", "gzip"]] if given.get("asgi_proxy_compression", True) else [])
