@@ -135,7 +135,7 @@ def test_a_deploy_that_changes_everything(one_site: Site) -> None:
         "Build the release where it is missing, each step at most 900 s]",
         "Run the migration, at most 600 s: alembic upgrade head]",
         "drain and stop the old slot: 2 instances, at most 30 s until healthy, 3 s stable,"
-        " at most 30 s until the proxy confirms, 3 s to 30 s for open requests]",
+        " at most 30 s until the proxy confirms, 3 s to 10 s for open requests]",
     ):
         assert name in played.output
 
