@@ -34,6 +34,8 @@ ARTEFACT = CHECK / "collections"
 EXAMPLE = steps.ROOT / "examples" / "blog"
 DEMO_GROUP = "check-demo"
 SCENARIOS = ("fleet", "blog", "default")
+#: Tests on hosts that want the machine for themselves: one measures, one loads it to the full.
+ALONE = ("rollout", "time")
 SHOWN_LINES = 400
 SUMMARY = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 #: Held by the step that installs what is missing on this machine.
@@ -66,8 +68,8 @@ class Outcome:
 class Step:
     """One step.
 
-    `hosts` is the group of hosts in tools/lab.py that it starts. A step that measures time is
-    `alone`: it must not share the machine with another one.
+    `hosts` is the group of hosts in tools/lab.py that it starts. A step that is `alone` does not
+    share the machine with another one.
     """
 
     name: str
@@ -213,7 +215,7 @@ def host_steps() -> list[Step]:
     def step(name: str, files: Sequence[str], group: str, *options: str) -> Step:
         paths = [steps.ROOT / "tests" / "hosts" / f"test_{file}.py" for file in files]
         words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
-        return Step(name, "hosts", pytest(*words), hosts=group, alone=name == "time")
+        return Step(name, "hosts", pytest(*words), hosts=group, alone=name in ALONE)
 
     site = ("migration", "supervision", "second_app", "plan")
     newer = ("rollout", "supervision")
