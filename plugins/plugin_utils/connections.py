@@ -9,7 +9,9 @@ from typing import Any
 
 #: A host that says nothing for 30 s is lost. Not over a shared connection, which has the settings
 #: of whoever opened it.
-OPTIONS = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3 -o ControlPath=none"
+OPTIONS = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+#: Where Ansible keeps a connection open that other tasks may use; its own is without the options.
+SHARED = "%(directory)s/%%C"
 
 
 def notice_loss(connection: Any) -> None:
@@ -25,3 +27,5 @@ def notice_loss(connection: Any) -> None:
     if connection.transport == "ssh":
         options = f"{connection.get_option('ssh_extra_args') or ''} {OPTIONS}"
         connection.set_option("ssh_extra_args", options)
+        shared = connection.get_option("control_path") or SHARED
+        connection.set_option("control_path", f"{shared}-alive")
