@@ -279,6 +279,8 @@ ARGUMENTS = {
     "keep_releases": {"type": "int", "default": 5},
     "configuration": {
         "type": "dict",
+        # as a whole: the text of an option is not known again where its lines are escaped
+        "no_log": True,
         "options": {name: {"type": "str", "no_log": True} for name in CONFIGURATION_FILES},
     },
     "restart": {"type": "bool", "default": False},

@@ -44,6 +44,7 @@ def check(site: Site, playbook: str, *, expect: int = 0, **variables: Any) -> li
     before = written(site)
     played = site.play(playbook, "--check", "--diff", expect=expect, **variables)
     assert written(site) == before
+    assert SECRET not in site.run("journalctl --no-pager --output=cat")
     return played.output.splitlines()
 
 
