@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def test_site_again_changes_nothing_and_is_quick(one_site: Site, tmp_path: Path) -> None:
-    """0 changed, within 4 times of an empty play with facts against the same host."""
+    """0 changed, within 5 times of an empty play with facts against the same host.
+
+    It was 3.3 times before a run locked the app and asked its connection whether it is alive.
+    """
     empty = tmp_path / "empty.yml"
     empty.write_text("- hosts: asgi\n  gather_facts: true\n  tasks: []\n")
     floor = min(one_site.play(str(empty)).seconds for _ in range(3))
@@ -22,4 +25,4 @@ def test_site_again_changes_nothing_and_is_quick(one_site: Site, tmp_path: Path)
         f" {again / floor:.2f} times"
     )
     assert [run.changed for run in runs] == [0, 0, 0], runs[0].output
-    assert again <= 4 * floor
+    assert again <= 5 * floor
