@@ -25,7 +25,9 @@ def notice_loss(connection: Any) -> None:
         connection: The connection of an action plugin.
     """
     if connection.transport == "ssh":
-        options = f"{connection.get_option('ssh_extra_args') or ''} {OPTIONS}"
-        connection.set_option("ssh_extra_args", options)
+        # whichever of them is the first opens the connection that all share
+        for program in ("ssh", "sftp", "scp"):
+            own = connection.get_option(f"{program}_extra_args") or ""
+            connection.set_option(f"{program}_extra_args", f"{own} {OPTIONS}")
         shared = connection.get_option("control_path") or SHARED
         connection.set_option("control_path", f"{shared}-alive")

@@ -426,8 +426,10 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
     Returns:
         The output of the run, which has failed.
     """
+    alive = "-o ServerAliveInterval=2 -o ServerAliveCountMax=3"
     watched = {
-        "ansible_ssh_extra_args": "-o ServerAliveInterval=2 -o ServerAliveCountMax=3",
+        "ansible_ssh_extra_args": alive,
+        "ansible_sftp_extra_args": alive,
         # a connection that is open already would not watch
         "ansible_control_path_dir": str(site.directory / "cp"),
         "ansible_timeout": 3,

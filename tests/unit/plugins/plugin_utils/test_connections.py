@@ -48,6 +48,17 @@ def test_a_silent_host_is_given_up() -> None:
     assert settings(another)["controlpath"] == after["controlpath"]
 
 
+@pytest.mark.parametrize("program", ["ssh", "sftp", "scp"])
+def test_whichever_program_opens_the_connection(program: str) -> None:
+    """A file is brought to the host by another program than the one that runs a module."""
+    found = connection()
+    notice_loss(found)
+    words = [word.decode() for word in found._build_command(program, program, "web1")]
+    assert {"ServerAliveInterval=10", "ServerAliveCountMax=3"} <= set(words)
+    # the same one for all
+    assert any(word.startswith("ControlPath=") and "-alive" in word for word in words)
+
+
 @pytest.mark.parametrize("name", ["ssh_args", "ssh_common_args", "ssh_extra_args"])
 def test_what_the_user_has_set_counts(name: str) -> None:
     found = connection(
