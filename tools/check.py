@@ -33,7 +33,7 @@ LOGS = CHECK / "logs"
 ARTEFACT = CHECK / "collections"
 EXAMPLE = steps.ROOT / "examples" / "blog"
 DEMO_GROUP = "check-demo"
-SCENARIOS = ("fleet", "blog", "default")
+SCENARIOS = ("servers", "fleet", "traefik", "blog", "default")
 #: Tests on hosts that want the machine for themselves: one measures, one loads it to the full.
 ALONE = ("rollout", "time")
 SHOWN_LINES = 400
@@ -223,6 +223,7 @@ def host_steps() -> list[Step]:
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
         step("killed", ("killed",), "killed-web12", "--group=killed"),
         step("rollout", ("rollout",), "rollout-web12", "--group=rollout", "--host=web12"),
+        step("traefik", ("traefik",), "traefik-traefik", "--group=traefik"),
         step("hosts-debian13", newer, "tests-web13", "--host=web13"),
         step("lock", ("lock",), "lock-web12", "--group=lock"),
         step("time", ("time",), "time-web12", "--group=time"),

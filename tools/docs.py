@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The tables of variables in the READMEs of the roles, made from meta/argument_specs.yml.
+"""The tables in the documents that are made from code: of each role's variables, from its
+meta/argument_specs.yml, and of what servers are refused.
 
 .venv/bin/python tools/docs.py            write them
 .venv/bin/python tools/docs.py --check    show what is out of date; exit 1 if anything is
@@ -22,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLES = ROOT / "roles"
 BEGIN = "<!-- begin of what tools/docs.py makes from meta/argument_specs.yml -->"
 END = "<!-- end of what tools/docs.py makes -->"
+REFUSED = ("<!-- begin of what tools/docs.py makes from the servers -->", END)
+#: Around what the scenario `servers` has seen (molecule/servers).
+SEEN = ("<!-- begin of what molecule/servers has seen -->", "<!-- end of what it has seen -->")
 #: A longer expression is told better by defaults/main.yml itself.
 LONGEST_EXPRESSION = 60
 
@@ -104,13 +108,46 @@ def table(role: Path) -> str:
     return "\n".join(re.sub(r" +\|", " |", line) for line in lines)
 
 
-def filled(text: str, made: str, name: str) -> str:
-    """A README with its table in place of the one between the markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _former, end, after = rest.partition(END)
+def refused_table() -> str:
+    """The table of the flags that are not for the user, those with one reason together."""
+    # as in an installed collection (tools/bootstrap.sh makes the link)
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".cache"))
+    from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
+
+    lines = ["| Server | Flags | Why, or what instead |", "|---|---|---|"]
+    names: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, server in SERVERS.items():
+        names.setdefault(tuple(server.REFUSED_ARGUMENTS.items()), []).append(code(name))
+    for refused, same in names.items():
+        flags: dict[str, list[str]] = {}
+        for flag, reason in refused:
+            flags.setdefault(reason, []).append(code(flag))
+        lines += [
+            f"| {', '.join(same)} | {', '.join(these)} | {prose(reason)} |"
+            for reason, these in flags.items()
+        ]
+    return "\n".join(lines)
+
+
+def documents() -> Iterator[tuple[Path, str, str]]:
+    """All documents with tables of ours: the path, the text as it is, and as it is to be."""
+    for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
+        readme = role / "README.md"
+        former = readme.read_text(encoding="utf-8")
+        yield readme, former, filled(former, table(role), str(readme.relative_to(ROOT)))
+    servers = ROOT / "docs" / "servers.md"
+    former = servers.read_text(encoding="utf-8")
+    yield servers, former, filled(former, refused_table(), servers.name, REFUSED)
+
+
+def filled(text: str, made: str, name: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+    """A document with a table in place of the one between the markers."""
+    first, last = markers
+    before, begin, rest = text.partition(first)
+    _former, end, after = rest.partition(last)
     if not begin or not end:
-        raise DocsError(f"{name} has no lines with these two markers:\n{BEGIN}\n{END}")
-    return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
+        raise DocsError(f"{name} has no lines with these two markers:\n{first}\n{last}")
+    return f"{before}{first}\n\n{made}\n\n{last}{after}"
 
 
 def main() -> int:
@@ -120,11 +157,8 @@ def main() -> int:
     check = parser.parse_args().check
     stale = 0
     try:
-        for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
-            readme = role / "README.md"
-            name = str(readme.relative_to(ROOT))
-            former = readme.read_text(encoding="utf-8")
-            now = filled(former, table(role), name)
+        for path, former, now in documents():
+            name = str(path.relative_to(ROOT))
             if now == former:
                 continue
             stale += 1
@@ -134,7 +168,7 @@ def main() -> int:
                 )
                 sys.stdout.writelines(lines)
             else:
-                readme.write_text(now, encoding="utf-8")
+                path.write_text(now, encoding="utf-8")
                 print(f"docs: wrote {name}")
     except (DocsError, OSError) as error:
         print(f"docs: {error}", file=sys.stderr)

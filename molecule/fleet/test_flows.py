@@ -114,9 +114,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
             host,
             directory,
             # in this order one, two, three is the order of the batches
-            SCENARIO / "inventory",
+            [SCENARIO / "inventory", where_they_are],
             source,
-            more_inventories=[where_they_are],
         )
 
     found = [lab.find(f"molecule-{SCENARIO.name}", name) for name in NAMES]

@@ -20,6 +20,12 @@ def server_command(settings: Mapping[str, Any], name: str) -> str:
     return units.exec_line(server(name).command(ServerSettings(**settings)))
 
 
+def server_traits(name: str) -> dict[str, bool]:
+    """Returns what the unit of a server must know of it."""
+    chosen = server(name)
+    return {"inherits_socket": chosen.INHERITS_SOCKET, "has_master": chosen.HAS_MASTER}
+
+
 def sandbox_directives(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the directives of the sandbox."""
     return Sandbox(**settings).directives()
@@ -58,6 +64,7 @@ class FilterModule:
             "rollout_waits": plan.waits,
             "sandbox_directives": sandbox_directives,
             "server_command": server_command,
+            "server_traits": server_traits,
             "status_table": fleet.status_table,
             "summary": fleet.summary,
             "service_problems": validation.service_problems,

@@ -115,6 +115,11 @@ def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
         parts.append(f"memory {result['memory_mebibytes']} of {result['memory_max_mebibytes']} MiB")
     if result.get("cut_connections"):
         parts.append(f"{result['cut_connections']} connections to the old slot were cut")
+    if result.get("proxy_gap_seconds"):
+        parts.append(
+            f"the ports moved to another proxy and were nobody's for"
+            f" {result['proxy_gap_seconds']} s"
+        )
     if result.get("recovered"):
         parts.append(result["recovered"])
     if result.get("pruned"):

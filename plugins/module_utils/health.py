@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DeployError
+from .listeners import Listener
 
 READ_BYTES = 1_000_000
 SHOWN_BODY_CHARACTERS = 300
@@ -117,14 +118,16 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
     return Answer(True, f"status {response.status}", slot)
 
 
-def ask_socket(path: Path, check: HealthCheck) -> Answer:
-    """Asks one instance over its unix socket."""
+def ask_listener(listener: Listener, check: HealthCheck) -> Answer:
+    """Asks one instance over its unix socket or its port."""
+    unix = isinstance(listener, Path)
+    address: str | tuple[str, int] = str(listener) if isinstance(listener, Path) else listener
 
     def connect() -> socket.socket:
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM)
         opened.settimeout(check.request_timeout_seconds)
         try:
-            opened.connect(str(path))
+            opened.connect(address)
         except OSError:
             opened.close()
             raise

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .layout import other_slot
+from .proxies.handover import TAKE_OVER
 from .source import UNDECIDED
 
 SHOWN_DIGITS = 12
@@ -144,6 +145,9 @@ def proxy_line(facts: Mapping[str, Any]) -> str:
     proxy = facts.get("proxy") or {}
     if facts["mode"] != "site" or not proxy.get("action"):
         return "proxy: no change, no reload"
+    if proxy["action"] == TAKE_OVER:
+        # also where its files are there since a run that failed
+        return "proxy: another one, it takes over the ports of this host when it is turned"
     return f"proxy: {proxy['action']}, for {', '.join(proxy['changes']) or 'what is on disk'}"
 
 

@@ -49,7 +49,8 @@ entrypoint, server = sys.argv[1:]
 module_name, _, attribute = entrypoint.partition(":")
 sys.path.insert(0, "")
 if importlib.util.find_spec(server) is None:
-    sys.exit(f"{server} is not installed in the release: add it to the app's dependencies")
+    package = server.replace("_", "-")
+    sys.exit(f"{package} is not installed in the release: add it to the app's dependencies")
 target = importlib.import_module(module_name)
 for name in attribute.split("."):
     target = getattr(target, name)
@@ -186,6 +187,20 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
         raise
     sync_directory(layout.releases)
     return manifest
+
+
+def refuse_without_server(layout: Layout, release: str, module: str) -> None:
+    """Raises where a staged release has not got a server.
+
+    The id of a release says nothing of the server: the same release can be asked to be served by
+    another one than it was built for.
+    """
+    found = (layout.release(release) / "venv").glob(f"lib/python*/site-packages/{module}")
+    if not any(found):
+        package = module.replace("_", "-")
+        raise DeployError(
+            f"{package} is not installed in release {release}: add it to the app's dependencies"
+        )
 
 
 def refuse_without_room(path: Path, minimum_mebibytes: int) -> None:

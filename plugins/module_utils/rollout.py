@@ -23,7 +23,7 @@ from .files import read_text
 from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
-from .releases import prune, read_manifest
+from .releases import prune, read_manifest, refuse_without_server
 from .servers import server
 
 #: How often a serving app is asked before it is called unhealthy.
@@ -156,7 +156,9 @@ def recover(layout: Layout, current: state.State) -> str:
     serving = layout.serving_slot()
     idle = other_slot(serving)
     # a switch may be more than one file: it is done whole before the idle slot is stopped
-    proxies.driver(settings.access.provider).switch(layout, serving)
+    moved = serving == operation["slot"] or not current.settings
+    access = settings.access if moved else proxies.access_from(current.settings["proxy"])
+    proxies.driver(access.provider).switch(layout, serving)
     if slots.connections(layout, idle):
         slots.settle(layout, idle, settings.settle_seconds, settings.drain_seconds)
     slots.stop(layout, idle)
@@ -220,8 +222,8 @@ def rollout(
 
     Returns:
         `changed`, `release`, `previous`, `slot` (that serves afterwards), `reasons`, `diff`,
-        `variables`, `steps`, `seconds`, memory, `cut_connections`, `pruned`, `recovered`; in
-        check mode only what is known before.
+        `variables`, `steps`, `seconds`, memory, `cut_connections`, `proxy_gap_seconds`, `pruned`,
+        `recovered`; in check mode only what is known before.
 
     Raises:
         DeployError: What failed, what was put back, and the journal lines.
@@ -248,6 +250,7 @@ def rollout(
         "variables": {},
         "steps": [],
         "cut_connections": 0,
+        "proxy_gap_seconds": 0,
         "pruned": [],
         "recovered": recovered,
     }
@@ -261,11 +264,15 @@ def rollout(
         if as_it_was:
             recorded = current.former_settings
             settings = Settings.read(recorded)
+        # the site playbook finds it out earlier; a rollback may go back to another proxy
+        proxies.driver(settings.access.provider).refuse_switch(layout)
         result["slot"] = target
         result.update(to_change(layout, former, target, settings, as_it_was, unwritten))
     if check_mode:
         return {**result, "limits": settings.limits()}
     if reasons:
+        # a former release may have been made for another server
+        refuse_without_server(layout, release, server(settings.server).MODULE)
         doing = Run(
             layout,
             release,
@@ -282,6 +289,7 @@ def rollout(
         )
         result["cut_connections"] = doing.all_steps()
         result["steps"] = doing.steps
+        result["proxy_gap_seconds"] = doing.gap_seconds
     elif current.settings != recorded:
         current.settings = dict(recorded)
         state.save(layout.state_file, current)
@@ -399,10 +407,12 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
                 " roll back with the rollback playbook"
             )
         recorded = current.former_settings or current.settings
+        settings = Settings.read(recorded)
+        proxies.driver(settings.access.provider).refuse_switch(layout)
         back_again = Run(
             layout,
             str(previous),
-            Settings.read(recorded),
+            settings,
             recorded,
             current,
             other,
@@ -466,6 +476,7 @@ class Run:
     as_it_was: bool = False
     run: str = ""
     switched: bool = False
+    gap_seconds: float = 0
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -606,8 +617,17 @@ class Run:
 
     def switch(self) -> None:
         """Turns the proxy; from here on the way back includes turning it again."""
+        driver = proxies.driver(self.access(self.target).provider)
+        # once more: another app may have come to the other proxy meanwhile
+        driver.refuse_switch(self.layout)
         self.switched = True
-        proxies.driver(self.settings.access.provider).switch(self.layout, self.target)
+        self.gap_seconds = driver.switch(self.layout, self.target)
+
+    def access(self, slot: str) -> proxies.ProxyAccess:
+        """How a slot is asked: the old one as it was, also where the proxy is another now."""
+        if slot == self.target or not self.current.settings:
+            return self.settings.access
+        return proxies.access_from(self.current.settings["proxy"])
 
     def confirm(self, slot: str) -> None:
         """Asks from outside until the answer comes from the given slot.
@@ -615,7 +635,8 @@ class Run:
         Raises:
             DeployError: It did not within the time for the proxy.
         """
-        access, check = self.settings.access, through_proxy(self.settings)
+        access = self.access(slot)
+        check = replace(self.settings.health, host=access.domain)
         ask = proxies.driver(access.provider).ask
         deadline = time.monotonic() + access.timeout_seconds
         while True:
@@ -641,7 +662,7 @@ class Run:
         if self.previous is None:
             told = "this was the first release, so nothing serves"
         elif self.switched:
-            proxies.driver(settings.access.provider).switch(layout, old)
+            proxies.driver(self.access(old).provider).switch(layout, old)
             told = f"release {self.previous} was put back and serves in slot {old}"
             try:
                 self.confirm(old)

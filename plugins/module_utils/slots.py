@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import queue
 import re
 import threading
@@ -17,12 +18,16 @@ from pathlib import Path
 from . import systemd
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
-from .health import Answer, HealthCheck, ask_socket
+from .health import Answer, HealthCheck, ask_listener
 from .layout import CONFIGURATION_FILES, Layout
+from .listeners import PORT_MARK, installed_port, listener, slot_port, tcp_connections
+from .servers import ENTRY_FILE, entry
 from .units import SIZES, changed_keys
 
 POLL_SECONDS = 0.2
 STOP_TIMEOUT_SECONDS = 900
+#: Text of what stands between the app and most servers.
+ENTRY = inspect.getsource(entry)
 UNIX_SOCKETS = Path("/proc/net/unix")
 #: State of a connected socket in /proc/net/unix.
 CONNECTED = "03"
@@ -34,22 +39,36 @@ class SlotUnits:
 
     Args:
         service: Template unit of an instance.
-        socket: Template unit of its listener.
+        socket: Template unit of its listener, `@port@` in it is the slot's port; empty where the
+            server makes it itself.
         slice: The app's slice.
+        port: Port of slot blue, the next one is green's; 0 for unix sockets.
     """
 
     service: str
     socket: str
     slice: str
+    port: int = 0
 
 
 def unit_files(layout: Layout, slot: str, units: SlotUnits) -> dict[Path, str]:
-    """Returns which unit file of a slot has which text."""
+    """Returns which unit file of a slot has which text; empty for one that is not to be."""
     return {
         layout.unit_file(slot, "service"): units.service,
-        layout.unit_file(slot, "socket"): units.socket,
+        layout.unit_file(slot, "socket"): units.socket.replace(
+            PORT_MARK, str(slot_port(units.port, slot))
+        ),
         layout.slice_file: units.slice,
     }
+
+
+def entry_file(layout: Layout, slot: str) -> Path:
+    """Where a slot has the entry, by which most servers serve the app.
+
+    It belongs to the units, which start it, and not to the release: a release may be older than
+    it. Beside other files it would make them importable, and hide modules of the app.
+    """
+    return layout.root / "entry" / slot / ENTRY_FILE
 
 
 def configuration_files(
@@ -99,13 +118,15 @@ def differences(
     found = [
         f"unit {path.name}"
         for path, text in unit_files(layout, slot, units).items()
-        if read_text(path) != text
+        if (read_text(path) or "") != text
     ]
     found += [
         path.name
         for path, text in configuration_files(layout, slot, unwritten).items()
         if read_text(path) != text
     ]
+    if ENTRY_FILE in units.service and read_text(entry_file(layout, slot)) != ENTRY:
+        found.append(ENTRY_FILE)
     present = enabled_instances(layout, slot)
     if present != instances:
         found.append(f"instances {present} to {instances}")
@@ -131,13 +152,13 @@ def unit_diff(
         before = path
         if former is not None and path != layout.slice_file:
             before = layout.unit_file(former, path.suffix[1:])
-        present = read_text(before) if former is not None else None
+        present = (read_text(before) or "") if former is not None else ""
         if present != text:
             found.append(
                 {
                     "before_header": str(before),
                     "after_header": str(path),
-                    "before": present or "",
+                    "before": present,
                     "after": text,
                 }
             )
@@ -189,7 +210,7 @@ class Snapshot:
 def snapshot(layout: Layout, slot: str) -> Snapshot:
     """Returns what a slot has now."""
     units = unit_files(layout, slot, SlotUnits("", "", ""))
-    paths = [*units, *configuration_files(layout, slot)]
+    paths = [*units, *configuration_files(layout, slot), entry_file(layout, slot)]
     return Snapshot({path: read_text(path) for path in paths}, layout.slot_release(slot))
 
 
@@ -209,14 +230,27 @@ def restore(layout: Layout, slot: str, before: Snapshot) -> None:
 
 
 def prepare(layout: Layout, slot: str, release: str, units: SlotUnits) -> None:
-    """Points a slot that is not running at a release and gives it today's configuration."""
+    """Points a slot that is not running at a release and gives it today's configuration and
+    entry."""
     directory = layout.slot_configuration(slot)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # first: what the slot had no longer belongs to its former release
     link_atomic(layout.slot_link(slot), f"../releases/{release}")
     for path, text in configuration_files(layout, slot).items():
         write_atomic(path, text, mode=0o600)
+    path = entry_file(layout, slot)
+    for parent in (path.parent.parent, path.parent):
+        # the app's user has to get there
+        parent.mkdir(mode=0o755, exist_ok=True)
+    write_atomic(path, ENTRY)
     systemd.install_unit_files(unit_files(layout, slot, units))
+
+
+def listeners(layout: Layout, slot: str, instances: int) -> list[str]:
+    """Returns the socket units of a slot; none where its server makes its listeners itself."""
+    if not layout.unit_file(slot, "socket").exists():
+        return []
+    return layout.units(slot, instances, "socket")
 
 
 def slice_memory_bytes(text: str) -> int:
@@ -235,16 +269,17 @@ def slice_for_both(layout: Layout, wanted: str) -> str:
 
 
 def start(layout: Layout, slot: str, instances: int) -> None:
-    """Starts the listeners and then the instances of a slot.
+    """Starts the listeners, where they are systemd's, and then the instances of a slot.
 
     Raises:
         DeployError: systemd could not start one, with its journal.
     """
     since = time.time()
-    sockets = layout.units(slot, instances, "socket")
+    sockets = listeners(layout, slot, instances)
     services = layout.units(slot, instances)
     try:
-        systemd.systemctl("start", *sockets)
+        if sockets:
+            systemd.systemctl("start", *sockets)
         systemd.systemctl("start", *services)
     except DeployError as error:
         raise DeployError(
@@ -264,7 +299,7 @@ def stop(layout: Layout, slot: str) -> None:
 
 def enable(layout: Layout, slot: str, instances: int) -> None:
     """Makes exactly these instances of a slot start at boot."""
-    wanted = {*layout.units(slot, instances), *layout.units(slot, instances, "socket")}
+    wanted = {*layout.units(slot, instances), *listeners(layout, slot, instances)}
     present = set(systemd.enabled(f"{layout.name}-{slot}@*"))
     if present - wanted:
         systemd.systemctl("disable", "--quiet", *sorted(present - wanted))
@@ -278,11 +313,12 @@ def disable(layout: Layout, slot: str) -> None:
 
 
 def forget(layout: Layout, slot: str) -> None:
-    """Removes the unit files, configuration and link of a stopped slot."""
+    """Removes the unit files, entry, configuration and link of a stopped slot."""
     disable(layout, slot)
     removed = [remove(layout.unit_file(slot, kind)) for kind in ("service", "socket")]
     if any(removed):
         systemd.systemctl("daemon-reload")
+    remove(entry_file(layout, slot))
     for name in CONFIGURATION_FILES:
         remove(layout.slot_configuration(slot) / name)
     if layout.slot_configuration(slot).is_dir():
@@ -339,7 +375,7 @@ def prove(
     answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
 
     def question(number: int) -> None:
-        answers.put((number, ask_socket(layout.socket(slot, number), check)))
+        answers.put((number, ask_listener(listener(layout, slot, number), check)))
 
     # A listener takes a question before its process is up, so it may hang for long: asked in
     # threads, so that the exit of a process is noticed meanwhile.
@@ -370,7 +406,7 @@ def prove(
         refuse_exited()
         time.sleep(POLL_SECONDS)
     for number in range(1, instances + 1):
-        answer = ask_socket(layout.socket(slot, number), check)
+        answer = ask_listener(listener(layout, slot, number), check)
         if not answer.healthy:
             refuse_exited()
             raise refuse(number, f"was healthy and is no longer: GET {check.path}: {answer.text}")
@@ -379,6 +415,9 @@ def prove(
 
 def connections(layout: Layout, slot: str, table: Path = UNIX_SOCKETS) -> int:
     """Counts the open connections to the instances of a slot."""
+    port = installed_port(layout, slot)
+    if port is not None:
+        return tcp_connections(port)
     prefix = f"{layout.socket(slot, 0).parent}/"
     count = 0
     for line in table.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .commands import run, tail
 from .errors import DeployError
-from .files import read_text, write_atomic
+from .files import read_text, remove, write_atomic
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 CALL_TIMEOUT_SECONDS = 90
@@ -124,10 +124,17 @@ def enabled(pattern: str, directory: Path = SYSTEM_UNITS) -> list[str]:
 
 
 def install_unit_files(files: dict[Path, str]) -> list[Path]:
-    """Writes the unit files that differ and reloads systemd once if any did."""
-    changed = [path for path, text in files.items() if read_text(path) != text]
+    """Writes the unit files that differ, and reloads systemd once if any did.
+
+    Args:
+        files: Text of each file; empty for one that is not to be there.
+    """
+    changed = [path for path, text in files.items() if (read_text(path) or "") != text]
     for path in changed:
-        write_atomic(path, files[path])
+        if files[path]:
+            write_atomic(path, files[path])
+        else:
+            remove(path)
     if changed:
         systemctl("daemon-reload")
     return changed

@@ -47,6 +47,12 @@ def changed_keys(before: str, after: str) -> dict[str, list[str]]:
     }
 
 
+class Specified(str):
+    """Text in which systemd is to expand specifiers, as in `/srv/blog/slots/%j`."""
+
+    __slots__ = ()
+
+
 def exec_line(arguments: Sequence[str]) -> str:
     """Returns arguments as they are written after ExecStart=, so that each arrives as it is.
 
@@ -57,7 +63,9 @@ def exec_line(arguments: Sequence[str]) -> str:
 
 def exec_word(argument: str) -> str:
     """Returns one argument for ExecStart=."""
-    doubled = argument.replace("%", "%%").replace("$", "$$")
+    doubled = argument.replace("$", "$$")
+    if not isinstance(argument, Specified):
+        doubled = doubled.replace("%", "%%")
     if re.fullmatch(r"[A-Za-z0-9_@%+=:,./*$-]+", doubled):
         return doubled
     escaped = doubled.replace("\\", "\\\\").replace('"', '\\"')

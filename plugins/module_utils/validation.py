@@ -26,8 +26,12 @@ ENVIRONMENT_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 DOMAIN = re.compile(rf"(?:\*\.)?{LABEL}(?:\.{LABEL})*")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Those that all servers know.
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 STATUS = re.compile(r"[1-5][0-9][0-9](?:-[1-5][0-9][0-9])?")
 RESERVED_NAMES = {"root", "caddy", "traefik", "nobody", "systemd", "asgi", "postgres", "www-data"}
+#: What each proxy can compress with.
+ENCODINGS = {"caddy": ("zstd", "gzip"), "traefik": ("zstd", "br", "gzip")}
 #: No public authority certifies a name under these (RFC 2606, RFC 6761, RFC 6762, RFC 9476).
 PRIVATE_SUFFIXES = (
     "localhost",
@@ -178,8 +182,14 @@ def environment_problems(variable: str, values: Any) -> list[str]:
 def service_problems(values: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with the variables of the role `service`."""
     problems = []
-    if int(values["asgi_service_instances"]) < 1:
-        problems.append("asgi_service_instances: at least 1")
+    # 127.0.1.<instance> is an address
+    if not 1 <= int(values["asgi_service_instances"]) <= 250:
+        problems.append("asgi_service_instances: at least 1, at most 250")
+    if not 1024 <= int(values["asgi_service_port"]) <= 32766:
+        problems.append(
+            "asgi_service_port: write a number from 1024 to 32766; higher ones the kernel gives to"
+            " outgoing connections"
+        )
     sizes = ("asgi_service_memory_max", "asgi_service_memory_total")
     wrong = [problem for size in sizes for problem in size_problems(size, values[size])]
     problems += wrong
@@ -224,10 +234,34 @@ def service_problems(values: Mapping[str, Any]) -> list[str]:
             " connections to the old slot for 2"
         )
     problems += path_problems("asgi_service_writable_paths", values["asgi_service_writable_paths"])
-    problems += servers.refused_arguments(
-        values["asgi_service_server"], list(map(str, values["asgi_service_server_arguments"]))
+    return problems + server_problems(values)
+
+
+def server_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with how the server is to run the app."""
+    name, root_path = values["asgi_service_server"], values["asgi_service_root_path"]
+    arguments = list(map(str, values["asgi_service_server_arguments"]))
+    problems = servers.refused_arguments(name, arguments)
+    if root_path and not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", root_path):
+        problems.append(
+            f"asgi_service_root_path: {root_path!r} is not usable; write a path with a leading"
+            " slash and none at its end, for example '/blog'"
+        )
+    if values["asgi_service_log_level"] not in LOG_LEVELS:
+        problems.append(f"asgi_service_log_level: write one of {', '.join(LOG_LEVELS)}")
+    settings = servers.ServerSettings(
+        entrypoint="",
+        graceful_timeout_seconds=int(values["asgi_service_graceful_timeout_seconds"]),
+        lifespan=values["asgi_service_lifespan"],
     )
-    return problems
+    chosen = servers.server(name)
+    if values["asgi_proxy_provider"] == "traefik" and not chosen.INHERITS_SOCKET:
+        able = [other for other, one in servers.SERVERS.items() if one.INHERITS_SOCKET]
+        problems.append(
+            f"asgi_service_server: {name} makes a unix socket itself, and Traefik asks ports only;"
+            f" choose {', '.join(able)}, or asgi_proxy_provider: caddy"
+        )
+    return problems + chosen.problems(settings)
 
 
 def proxy_problems(values: Mapping[str, Any]) -> list[str]:
@@ -263,6 +297,13 @@ def proxy_problems(values: Mapping[str, Any]) -> list[str]:
             "asgi_proxy_certificate: files needs asgi_proxy_certificate_file and"
             " asgi_proxy_certificate_key_file"
         )
+    provider = values["asgi_proxy_provider"]
+    if provider == "traefik" and kind == "internal":
+        problems.append(
+            "asgi_proxy_certificate: Traefik has no authority of its own, as internal (and auto"
+            " for names that no public authority certifies) would need; write files, or acme"
+            " with asgi_proxy_acme_directory_url"
+        )
     if kind != "files" and any(given):
         problems.append(
             "asgi_proxy_certificate_file, asgi_proxy_certificate_key_file: they are"
@@ -276,16 +317,50 @@ def proxy_problems(values: Mapping[str, Any]) -> list[str]:
             "asgi_proxy_domains: a wildcard needs a DNS challenge; give its"
             " certificate with asgi_proxy_certificate: files"
         )
-    if values["asgi_proxy_caddy_install"] != "package":
+    if values[f"asgi_proxy_{provider}_install"] != "package":
         for part in ("source", "checksum"):
-            if not values[f"asgi_proxy_caddy_{part}"]:
+            if not values[f"asgi_proxy_{provider}_{part}"]:
                 problems.append(
-                    f"asgi_proxy_caddy_{part}: is needed with"
-                    f" asgi_proxy_caddy_install: {values['asgi_proxy_caddy_install']}"
+                    f"asgi_proxy_{provider}_{part}: is needed with"
+                    f" asgi_proxy_{provider}_install:"
+                    f" {values[f'asgi_proxy_{provider}_install']}"
                 )
-        checksum = values["asgi_proxy_caddy_checksum"]
+        checksum = values[f"asgi_proxy_{provider}_checksum"]
         if checksum and not re.fullmatch(r"sha256:[0-9a-f]{64}", checksum):
-            problems.append("asgi_proxy_caddy_checksum: write sha256: and 64 hexadecimal digits")
+            problems.append(
+                f"asgi_proxy_{provider}_checksum: write sha256: and 64 hexadecimal digits"
+            )
+    return problems + provider_problems(provider, values)
+
+
+def provider_problems(provider: str, values: Mapping[str, Any]) -> list[str]:
+    """Returns what is asked of a proxy that it cannot do; nothing is ignored."""
+    problems = [
+        f"asgi_proxy_compression: {provider} does not have {encoding!r}; it has"
+        f" {', '.join(ENCODINGS[provider])}"
+        for encoding in values["asgi_proxy_compression"]
+        if encoding not in ENCODINGS[provider]
+    ]
+    body, header_seconds = (
+        values["asgi_proxy_request_body_max"],
+        int(values["asgi_proxy_header_timeout_seconds"]),
+    )
+    if provider == "traefik" and body:
+        problems.append(
+            "asgi_proxy_request_body_max: Traefik limits a body only by holding requests and"
+            " answers back until they are whole, which breaks streams; leave it out, and let the"
+            " app limit what it reads"
+        )
+    if provider == "traefik" and header_seconds:
+        problems.append(
+            "asgi_proxy_header_timeout_seconds: Traefik has one limit for headers and body"
+            " together; leave it out and set asgi_proxy_body_timeout_seconds"
+        )
+    if provider == "caddy" and (not body or header_seconds < 1):
+        problems.append(
+            "asgi_proxy_request_body_max, asgi_proxy_header_timeout_seconds: Caddy needs both, for"
+            " example 10MB and 10"
+        )
     return problems
 
 

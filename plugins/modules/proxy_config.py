@@ -26,8 +26,15 @@ options:
   provider:
     description: The proxy.
     type: str
-    choices: [caddy, none]
+    choices: [caddy, traefik, none]
     default: caddy
+  name:
+    description: The app; Traefik needs it, as the file of its site depends on the slot that serves.
+    type: str
+    default: ""
+  root:
+    description: Root of the app; C(/srv/<name>) by default.
+    type: path
   files:
     description: Files of the configuration, with the keys C(path) and C(content).
     type: list
@@ -43,7 +50,7 @@ options:
         type: str
         required: true
   absent:
-    description: Files that are not to be there.
+    description: Files that are not to be there; those that this collection has not written stay.
     type: list
     elements: path
     default: []
@@ -98,7 +105,9 @@ changes:
   elements: str
   sample: [/etc/caddy/sites/blog.caddy]
 action:
-  description: How the proxy takes it up, C(start), C(restart) or C(reload); empty for not at all.
+  description:
+    - How the proxy takes it up, C(start), C(restart) or C(reload); empty for not at all.
+    - C(take over) where another proxy has the ports of the host until the next rollout.
   returned: success
   type: str
   sample: reload
@@ -110,11 +119,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils import certificates
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
-from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, masked
 
 ARGUMENTS = {
-    "provider": {"type": "str", "choices": ["caddy", "none"], "default": "caddy"},
+    "provider": {"type": "str", "choices": ["caddy", "traefik", "none"], "default": "caddy"},
+    "name": {"type": "str", "default": ""},
+    "root": {"type": "path"},
     "files": {
         "type": "list",
         "elements": "dict",
@@ -157,7 +169,11 @@ def certificate_note(certificate: dict[str, Any], check_mode: bool) -> dict[Path
 
 def main() -> None:
     """Runs the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        required_if=[("provider", "traefik", ["name"])],
+        supports_check_mode=True,
+    )
     os.umask(0o022)
     params = module.params
     try:
@@ -169,13 +185,20 @@ def main() -> None:
         result = driver(params["provider"]).configure(
             {**{Path(file["path"]): file["content"] for file in params["files"]}, **noted},
             [Path(path) for path in params["absent"]],
-            {"program": params["program"]},
+            {
+                "program": params["program"],
+                "layout": layout_from(params) if params["name"] else None,
+            },
             module.check_mode,
         )
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:
         module.fail_json(msg=str(error))
+    # Ansible masks what it is given; what a file had before it does not know
+    result["diff"] = masked(result["diff"])
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 

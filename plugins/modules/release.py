@@ -73,7 +73,7 @@ options:
   server:
     description: ASGI server that the release must contain.
     type: str
-    choices: [uvicorn]
+    choices: [uvicorn, granian, hypercorn, daphne, gunicorn, gunicorn-uvicorn]
     default: uvicorn
   user:
     description: The app's user; O(name) by default.
@@ -214,11 +214,12 @@ from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     StageRequest,
     read_manifest,
+    refuse_without_server,
     stage,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.report import missing_users
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
-from ansible_collections.asgi.deploy.plugins.module_utils.servers import server
+from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS, server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     checkout,
     git_access,
@@ -253,7 +254,7 @@ ARGUMENTS = {
     "archive": {"type": "path"},
     "directory": {"type": "str", "default": "."},
     "entrypoint": {"type": "str", "required": True},
-    "server": {"type": "str", "choices": ["uvicorn"], "default": "uvicorn"},
+    "server": {"type": "str", "choices": [*SERVERS], "default": "uvicorn"},
     "user": {"type": "str"},
     "build_user": {"type": "str"},
     "cache_dir": {"type": "path", "required": True},
@@ -326,6 +327,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         raise DeployError(f"plan: {plan['commit']!r} is not a commit")
     result = {"release": release, "migrated": layout.migration_record(release).exists()}
     if layout.manifest(release).exists():
+        refuse_without_server(layout, release, server(params["server"]).MODULE)
         return {**result, "changed": False, "manifest": read_manifest(layout, release)}
     if check_mode:
         return {**result, "changed": True}

@@ -30,6 +30,10 @@ options:
     description: Measure what the app's releases take on the disk, too.
     type: bool
     default: false
+  port:
+    description: First of the two ports that the app is to listen on; 0 where it needs none.
+    type: int
+    default: 0
   packages:
     description: Debian packages to look for.
     type: list
@@ -126,6 +130,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.listeners import port_problems
 from ansible_collections.asgi.deploy.plugins.module_utils.report import (
     host_problems,
     missing_packages,
@@ -138,6 +143,7 @@ ARGUMENTS = {
     "user": {"type": "str"},
     "ask_proxy": {"type": "bool", "default": False},
     "ask_disk": {"type": "bool", "default": False},
+    "port": {"type": "int", "default": 0},
     "packages": {"type": "list", "elements": "str", "default": []},
 }
 
@@ -149,6 +155,8 @@ def main() -> None:
         layout = layout_from(module.params)
         user = module.params["user"] or layout.name
         problems = host_problems(layout, user)
+        if module.params["port"]:
+            problems += port_problems(layout, module.params["port"])
         module.exit_json(
             changed=False,
             app=report(layout, module.params["ask_proxy"], module.params["ask_disk"]),

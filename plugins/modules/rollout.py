@@ -51,13 +51,19 @@ options:
         type: str
         required: true
       socket:
-        description: Template unit of the listener of an instance.
+        description: Template unit of the listener of an instance; C(@port@) in it is O(units.port)
+          in slot blue, and the next one in slot green. Empty where the server makes its listener
+          itself.
         type: str
         required: true
       slice:
         description: The slice of the app.
         type: str
         required: true
+      port:
+        description: First of the two ports of the app; 0 where it listens on unix sockets.
+        type: int
+        default: 0
   instances:
     description: Processes of a slot.
     type: int
@@ -65,7 +71,7 @@ options:
   server:
     description: The ASGI server; its exit codes are explained.
     type: str
-    choices: [uvicorn]
+    choices: [uvicorn, granian, hypercorn, daphne, gunicorn, gunicorn-uvicorn]
     default: uvicorn
   health:
     description:
@@ -210,6 +216,11 @@ cut_connections:
   returned: success
   type: int
   sample: 0
+proxy_gap_seconds:
+  description: For how long nobody had the ports of the host, where another proxy took them over.
+  returned: success
+  type: float
+  sample: 0
 pruned:
   description: Removed releases.
   returned: success
@@ -248,6 +259,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
     SLOTS,
     Layout,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
 
 SETTINGS = (
     "units",
@@ -267,11 +279,12 @@ ARGUMENTS = {
     "units": {
         "type": "dict",
         "options": {
-            key: {"type": "str", "required": True} for key in ("service", "socket", "slice")
+            **{key: {"type": "str", "required": True} for key in ("service", "socket", "slice")},
+            "port": {"type": "int", "default": 0},
         },
     },
     "instances": {"type": "int", "default": 1},
-    "server": {"type": "str", "choices": ["uvicorn"], "default": "uvicorn"},
+    "server": {"type": "str", "choices": [*SERVERS], "default": "uvicorn"},
     "health": {"type": "dict", "default": {}},
     "proxy": {"type": "dict", "default": {}},
     "settle_seconds": {"type": "float", "default": 3},

@@ -376,3 +376,16 @@ def test_a_template_says_who_manages_the_file_and_mirrors_its_path(path: str) ->
     assert not re.search(
         r"ansible_date_time|ansible_managed|now\(", (REPOSITORY / path).read_text()
     )
+
+
+def test_nothing_is_downloaded_in_check_mode() -> None:
+    """The directory that it would come to is not there, and get_url fails."""
+    found = [
+        task
+        for role in ROLES
+        for _path, task in role_tasks(role)
+        if module_of(task) == "ansible.builtin.get_url"
+    ]
+    assert found
+    for task in found:
+        assert "not ansible_check_mode" in task["when"], task["name"]

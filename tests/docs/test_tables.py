@@ -114,6 +114,9 @@ def test_stale_table_is_shown(
     """--check exits with 1, shows the lines, and writes nothing; without it they are written."""
     stale = f"{docs.BEGIN}\n| old |\n{docs.END}\n"
     (role / "README.md").write_text(stale)
+    servers = role.parent / "docs" / "servers.md"
+    servers.parent.mkdir()
+    servers.write_text(docs.filled("\n".join(docs.REFUSED), "| old |", "", docs.REFUSED))
     monkeypatch.setattr(docs, "ROLES", role.parent)
     monkeypatch.setattr(docs, "ROOT", role.parent)
     monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])
@@ -123,3 +126,4 @@ def test_stale_table_is_shown(
     monkeypatch.setattr(sys, "argv", ["docs.py"])
     assert docs.main() == 0
     assert TABLE in (role / "README.md").read_text()
+    assert "| `granian` | `--interface` | set asgi_service_lifespan |" in servers.read_text()

@@ -62,7 +62,7 @@ def site_on(
             inventory = directory / "hosts.yml"
             lab.down(f"{prefix}-{name}")
             # noted before it is there, so that a start that fails is cleaned up too
-            site = sites[name] = Site(None, directory, inventory, variables=VARIABLES)
+            site = sites[name] = Site(None, directory, [inventory], variables=VARIABLES)
             (site.host,) = lab.up(f"{prefix}-{name}", {name: IMAGES[name]}, inventory)
             deploy_blog(site)
         return sites[name]

@@ -90,10 +90,9 @@ class Site:
 
     host: Any
     directory: Path
-    inventory: Path
+    inventories: Sequence[Path]
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
-    more_inventories: Sequence[Path] = ()
 
     def start(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[str]:
         """Starts a playbook on this host, in a process group of its own.
@@ -110,7 +109,7 @@ class Site:
         return subprocess.Popen(
             [
                 "ansible-playbook",
-                *(f"--inventory={path}" for path in (self.inventory, *self.more_inventories)),
+                *(f"--inventory={path}" for path in self.inventories),
                 *(["--limit", self.host.name] if self.host else []),
                 "--extra-vars",
                 f"@{given}",

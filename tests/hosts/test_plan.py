@@ -184,10 +184,10 @@ def fresh(one_site: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Ite
     """A host as Debian's installer leaves it."""
     group = f"{request.config.getoption('--group')}-fresh"
     (tmp_path / "ansible.cfg").write_text((one_site.directory / "ansible.cfg").read_text())
-    site = Site(None, tmp_path, tmp_path / "hosts.yml", variables=VARIABLES)
+    site = Site(None, tmp_path, [tmp_path / "hosts.yml"], variables=VARIABLES)
     try:
         lab.down(group)
-        (site.host,) = lab.up(group, {"fresh": IMAGES["web12"]}, site.inventory)
+        (site.host,) = lab.up(group, {"fresh": IMAGES["web12"]}, site.inventories[0])
         yield site
     finally:
         lab.down(group)

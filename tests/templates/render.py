@@ -69,3 +69,10 @@ def templates() -> list[tuple[str, str]]:
         (path.relative_to(ROLES).parts[0], "/".join(path.relative_to(ROLES).parts[2:])[:-3])
         for path in ROLES.glob("*/templates/**/*.j2")
     )
+
+
+def role_tasks_of(role: str, name: str) -> list[dict[str, Any]]:
+    """Returns the tasks in a file of a role, untemplated."""
+    path = ROLES / role / "tasks" / f"{name}.yml"
+    found: list[dict[str, Any]] = _loader.load_from_file(str(path), trusted_as_template=True)
+    return found

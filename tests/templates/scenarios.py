@@ -75,6 +75,19 @@ CERTIFICATES: dict[str, dict[str, Any]] = {
         "asgi_proxy_certificate": "acme",
         "asgi_proxy_acme_directory_url": "https://ca.example.com/acme/directory",
     },
+    "acme by the port of http": {
+        "asgi_proxy_domains": ["blog.example.com"],
+        "asgi_proxy_acme_challenge": "http-01",
+    },
+    "acme of a company by the port of https": {
+        "asgi_proxy_certificate": "acme",
+        "asgi_proxy_acme_email": "ops@example.com",
+        "asgi_proxy_acme_directory_url": "https://ca.example.com/acme/directory",
+        "asgi_proxy_acme_ca_file": "/etc/ssl/company.pem",
+        "asgi_proxy_acme_eab_key_id": "key-1",
+        "asgi_proxy_acme_eab_mac_key": "bWFjLWtleQ",
+        "asgi_proxy_acme_challenge": "tls-alpn-01",
+    },
     "files": {
         "asgi_proxy_certificate": "files",
         "asgi_proxy_certificate_file": "/etc/ssl/blog.pem",
@@ -93,4 +106,14 @@ SITES: dict[str, dict[str, Any]] = {
         "asgi_proxy_upstream_timeout_seconds": 5,
         "asgi_proxy_hsts_max_age_seconds": 0,
     },
+}
+#: With Traefik, as far as it differs.
+TRAEFIK: dict[str, Any] = {
+    **MINIMAL,
+    "asgi_proxy_provider": "traefik",
+    "asgi_proxy_certificate": "files",
+    "asgi_proxy_certificate_file": "/etc/ssl/blog.pem",
+    "asgi_proxy_certificate_key_file": "/etc/ssl/blog.key",
+    "asgi_proxy_traefik_source": "/src/traefik",
+    "asgi_proxy_traefik_checksum": f"sha256:{'a1' * 32}",
 }

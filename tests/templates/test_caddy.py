@@ -146,6 +146,11 @@ def test_the_certificate_comes_from_where_it_should(caddy: str, name: str, tmp_p
     else:
         assert "internal" not in {issuer["module"] for issuer in issuers}
         directory = given.get("asgi_proxy_acme_directory_url")
+        unused = {"http-01": "tls-alpn", "tls-alpn-01": "http"}
+        chosen = given.get("asgi_proxy_acme_challenge")
+        for issuer in issuers:
+            off = [n for n, c in issuer.get("challenges", {}).items() if c.get("disabled")]
+            assert off == ([unused[chosen]] if chosen else [])
         if directory:
             (issuer,) = issuers
             assert issuer["ca"] == directory

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import FIXED
+from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
 from templates.render import render, templates, value
 from templates.scenarios import FULL, MINIMAL, SCENARIOS
 from templates.units import Unit, read_unit, seconds, size_bytes
@@ -170,6 +171,43 @@ def test_the_listener_belongs_to_systemd_and_only_the_proxy_opens_it(given: dict
     assert "%p@%i.socket" in only(service["After"]).split()
 
 
+@pytest.mark.parametrize("name", SERVERS)
+def test_who_holds_the_listener_and_who_starts_a_process_again(name: str) -> None:
+    given = {**FULL, "asgi_service_server": name, "asgi_service_server_arguments": []}
+    found = unit("service", "slot@.service", given)
+    service, held = found["Service"], SERVERS[name].INHERITS_SOCKET
+    assert ("Requires" in found["Unit"]) is held
+    assert ("%p@%i.socket" in only(found["Unit"]["After"]).split()) is held
+    assert bool(value("service", "__asgi_service_socket_unit", given)) is held
+    # where a master starts its worker again, the kernel's kill of one is not the end of all
+    policy = "continue" if SERVERS[name].HAS_MASTER else "stop"
+    assert only(service["OOMPolicy"]) == policy
+    if held:
+        assert "ExecStartPre" not in service
+        return
+    directory = "/run/asgi/my-app/%j"
+    # the dash: systemd looks for it before the command that makes it, too
+    assert f"-{directory}" in service["ReadWritePaths"]
+    # only the app makes files in there, and only the proxy's group gets in
+    assert f"+/usr/bin/install -d -o web -g haproxy -m 2750 {directory}" in service["ExecStartPre"]
+    assert service["ExecStartPre"][-1] == f"+/usr/bin/rm -f {directory}/%i.sock"
+    line = only(service["ExecStart"])
+    assert f"{directory}/%i.sock" in line
+    assert f"python {FULL['asgi_app_root']}/entry/%j/_asgi_deploy_entry.py " in line
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_what_a_server_cannot_keep_is_refused_by_name(name: str) -> None:
+    """daphne has to be told that nobody counts on what it has not."""
+    given = {**MINIMAL, "asgi_service_server": name}
+    told = value("service", "__asgi_service_problems", given)
+    assert bool(told) is (name == "daphne")
+    accepted = {"asgi_service_lifespan": False, "asgi_service_graceful_timeout_seconds": 0}
+    if name == "daphne":
+        assert sorted(line.split(":")[0] for line in told) == sorted(accepted)
+        assert value("service", "__asgi_service_problems", {**given, **accepted}) == []
+
+
 def test_both_units_can_be_enabled_for_the_next_boot(given: dict[str, Any]) -> None:
     for name, target in (("service", "multi-user.target"), ("socket", "sockets.target")):
         assert only(unit("service", f"slot@.{name}", given)["Install"]["WantedBy"]) == target
@@ -323,10 +361,12 @@ def test_systemd_finds_no_fault(given: dict[str, Any], tmp_path: Path) -> None:
     name = given["asgi_app_name"]
     root = given.get("asgi_app_root", f"/srv/{name}")
     escaped = name.replace("-", "\\x2d")
+    binds = {**given, "asgi_service_server": "granian", "asgi_service_server_arguments": []}
     files = {
         f"{name}-green@1.service": render("service", f"{UNITS}/slot@.service", given),
         f"{name}-green@1.socket": render("service", f"{UNITS}/slot@.socket", given),
         f"asgi-{escaped}.slice": render("service", f"{UNITS}/app.slice", given),
+        f"{name}-blue@1.service": render("service", f"{UNITS}/slot@.service", binds),
         f"{name}-migrate@1.0.0-abc.service": render("migrate", f"{UNITS}/migrate@.service", given),
         "caddy.service": render("proxy", f"{UNITS}/caddy.service", given),
     }

@@ -9,6 +9,7 @@ LISTS = {
     "After",
     "Environment",
     "EnvironmentFile",
+    "ExecStartPre",
     "ReadWritePaths",
     "SystemCallFilter",
 }

@@ -10,6 +10,7 @@ the last good one back when that fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,11 @@ from typing import Any, Protocol
 from ..errors import DeployError
 from ..health import Answer, HealthCheck
 from ..layout import Layout
-from . import caddy, external
+from . import caddy, external, traefik
+
+#: The key of an ACME account in a file of Caddy, and in one of Traefik.
+SECRET = re.compile(r'(^\s*eab \S+ |"hmacEncoded": ")([^\s"]+)', re.MULTILINE)
+MASK = "********"
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,20 @@ class ProxyAccess:
 class Driver(Protocol):
     """What a proxy's file offers."""
 
-    def switch(self, layout: Layout, slot: str) -> None:
-        """Turns the proxy to a slot, in one step, so that new requests go there."""
+    def refuse_switch(self, layout: Layout) -> None:
+        """Raises where a rollout may not turn the proxy to the app.
+
+        Asked before anything is touched; a way back is never refused.
+        """
+
+    def switch(self, layout: Layout, slot: str) -> float:
+        """Turns the proxy to a slot, in one step, so that new requests go there.
+
+        Where another proxy of ours has the ports of the host, it takes them over.
+
+        Returns:
+            For how many seconds nobody had the ports.
+        """
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks the app through the proxy; the answer names the slot that gave it."""
@@ -61,7 +78,11 @@ class Driver(Protocol):
         """Makes the configuration so, or leaves it as it was and raises."""
 
 
-DRIVERS: dict[str, Driver] = {"caddy": caddy.Caddy(), "none": external.External()}
+DRIVERS: dict[str, Driver] = {
+    "caddy": caddy.Caddy(),
+    "traefik": traefik.Traefik(),
+    "none": external.External(),
+}
 
 
 def driver(provider: str) -> Driver:
@@ -79,3 +100,14 @@ def access_from(values: Mapping[str, Any]) -> ProxyAccess:
     """Reads the access from a module's option or from the recorded settings."""
     known = {key: values[key] for key in ProxyAccess.__dataclass_fields__ if key in values}
     return replace(ProxyAccess(), **known)
+
+
+def masked(diff: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Returns a diff without the keys in it, also those that are on their way out."""
+    return [
+        {
+            key: SECRET.sub(rf"\g<1>{MASK}", text) if key in ("before", "after") else text
+            for key, text in one.items()
+        }
+        for one in diff
+    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import pwd
+import re
 import shutil
 import tempfile
 import time
@@ -23,7 +24,18 @@ from ..commands import run, tail
 from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
 from ..health import Answer, HealthCheck, ask_tls, tls_context
-from ..layout import SLOTS, Layout
+from ..layout import Layout
+from .handover import (
+    ANNOUNCED,
+    SITES,
+    TAKE_OVER,
+    ours,
+    refuse_other_sites,
+    refuse_take_over,
+    rival,
+    take_over,
+)
+from .switch import turn_switch
 
 if TYPE_CHECKING:
     from . import ProxyAccess
@@ -43,20 +55,18 @@ PACKAGED = "# The Caddyfile is an easy way to configure your Caddy web server."
 VALIDATE_TIMEOUT_SECONDS = 60
 
 
-def turn_switch(layout: Layout, slot: str) -> None:
-    """Makes the switch file exist for green, and not exist for blue."""
-    if slot == SLOTS[1]:
-        write_atomic(layout.switch_file, "")
-    else:
-        remove(layout.switch_file)
-
-
 class Caddy:
     """Caddy 2.6 (Debian) and newer."""
 
-    def switch(self, layout: Layout, slot: str) -> None:
+    def refuse_switch(self, layout: Layout) -> None:
+        """Raises where another proxy would have to give way that serves other apps too."""
+        refuse_take_over("caddy", own_sites(layout))
+
+    def switch(self, layout: Layout, slot: str) -> float:
         """Creates or removes the file that the matcher of the site looks for."""
+        # first: a Caddy that takes the ports over must not look for the former slot
         turn_switch(layout, slot)
+        return take_over("caddy", ports)
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks over TLS on this host; only there the site says which slot answered."""
@@ -73,19 +83,21 @@ class Caddy:
 
         Args:
             files: Text of each file: main file, site files, the unit.
-            absent: Files that are not to be there.
+            absent: Files that are not to be there; somebody's own are left alone.
             settings: `program`, the path of Caddy.
             check_mode: Say what would change and change nothing.
 
         Returns:
-            `changed`, `changes` (paths), `diff`, `action` (start, restart, reload or nothing).
+            `changed`, `changes` (paths), `diff`, `action` (start, restart, reload,
+            take over or nothing).
 
         Raises:
             DeployError: The candidate is not valid, or Caddy did not take it up. The files
                 are then what they were and Caddy runs with them.
         """
         before = {path: read_text(path) for path in [*files, *absent]}
-        after: dict[Path, str | None] = {**files, **dict.fromkeys(absent)}
+        gone = [path for path in absent if ours(path, before[path])]
+        after: dict[Path, str | None] = {**files, **dict.fromkeys(gone)}
         changed = [path for path in after if before[path] != after[path]]
         diff = [
             {
@@ -100,10 +112,20 @@ class Caddy:
             # what was to be taken away is not there
             return {"changed": False, "changes": [], "diff": [], "action": ""}
         running = systemd.show([SERVICE])[0]
+        if not files and not running.running:
+            # nobody reads them; another proxy may have the ports
+            if not check_mode:
+                write_files(dict.fromkeys(changed))
+            return {
+                "changed": True,
+                "changes": [str(path) for path in changed],
+                "diff": diff,
+                "action": "",
+            }
+        other = rival("caddy") if files else ""
         result = {
             "changed": bool(changed)
-            or PENDING.exists()
-            or not (running.running and running.enabled),
+            or (not other and (PENDING.exists() or not (running.running and running.enabled))),
             "changes": [str(path) for path in changed],
             "diff": diff,
             "action": "",
@@ -111,11 +133,21 @@ class Caddy:
         if result["changed"]:
             result["action"] = action_for(running, restart=UNIT_FILE in changed)
         refuse_foreign(before.get(MAIN_FILE))
+        if other:
+            result["action"] = TAKE_OVER
+            refuse_other_sites(other, [path.stem for path in files])
+            result["warnings"] = [ANNOUNCED.format(own="Caddy", other=other)]
         if check_mode or not result["changed"]:
             return result
         program = str(settings["program"])
-        if any(CONFIGURATION in path.parents for path in changed):
+        # what is only taken away is read by the Caddy that runs, whatever program that is
+        if files and any(CONFIGURATION in path.parents for path in changed):
             validate(program, after)
+        if other:
+            # it reads them when it gets the ports
+            write_files({path: after[path] for path in changed})
+            systemd.systemctl("daemon-reload")
+            return result
         started = time.time()
         try:
             # a run that is killed before Caddy has taken the files up leaves it behind
@@ -127,6 +159,11 @@ class Caddy:
             lines = systemd.journal([SERVICE], started)
             write_files({path: before[path] for path in changed})
             told = "the former configuration is back"
+            if not running.running:
+                systemd.systemctl("stop", SERVICE, check=False)
+            if not running.enabled:
+                # it would try again at boot, and take ports of somebody who has them by then
+                systemd.systemctl("disable", "--quiet", SERVICE, check=False)
             if running.running:
                 with contextlib.suppress(DeployError):
                     apply(restart=not systemd.show([SERVICE])[0].running)
@@ -150,6 +187,19 @@ def action_for(caddy: systemd.UnitStatus, restart: bool) -> str:
     if not caddy.running:
         return "start"
     return "restart" if restart else "reload"
+
+
+def ports() -> list[int]:
+    """Returns the ports in the installed main file."""
+    text = read_text(MAIN_FILE) or ""
+    return [int(port) for port in re.findall(r"^\s+https?_port ([0-9]+)$", text, re.MULTILINE)]
+
+
+def own_sites(layout: Layout) -> list[str]:
+    """Returns the names of the sites that ask an app; a site may be called otherwise than it."""
+    sockets = f"{layout.socket('', 0).parent.parent}/"
+    files = SITES["caddy"].glob("*.caddy")
+    return [layout.name, *(path.stem for path in files if sockets in (read_text(path) or ""))]
 
 
 def refuse_foreign(main_file: str | None) -> None:

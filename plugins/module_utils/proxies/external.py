@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import link_atomic
-from ..health import Answer, HealthCheck, ask_socket
+from ..health import Answer, HealthCheck, ask_listener
 from ..layout import Layout
-from .caddy import turn_switch
+from .switch import turn_switch
 
 if TYPE_CHECKING:
     from . import ProxyAccess
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 class External:
     """No proxy of ours."""
 
-    def switch(self, layout: Layout, slot: str) -> None:
+    def refuse_switch(self, layout: Layout) -> None:
+        """Nobody has to give way."""
+
+    def switch(self, layout: Layout, slot: str) -> float:
         """Points the stable path at the sockets of a slot."""
         turn_switch(layout, slot)
         link_atomic(layout.switch_file.parent / "sockets", str(layout.socket(slot, 1).parent))
+        return 0
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks over the stable path, as the foreign proxy does."""
         slot = layout.serving_slot()
-        answer = ask_socket(layout.switch_file.parent / "sockets" / "1.sock", check)
+        answer = ask_listener(layout.switch_file.parent / "sockets" / "1.sock", check)
         return Answer(answer.healthy, answer.text, slot)
 
     def configure(

@@ -6,19 +6,30 @@
 A server is a module with
 
 - `MODULE`: the Python module that must be installed in a release;
+- `INHERITS_SOCKET`: it takes its listener from systemd, or else makes it itself;
+- `HAS_MASTER`: a process of its own that starts a worker again;
+- `REFUSED_ARGUMENTS`: its flags that are not for the user, with the reason;
 - `command(settings)`: the arguments after the interpreter;
-- `refused_arguments`: its flags that are not for the user, with the reason;
+- `problems(settings)`: what it cannot do of what is asked;
 - `explain_exit(code)`: what an exit code of it means.
+
+uvicorn serves the app itself. The others serve it through `entry.py`, so that an app sees the
+same client, scheme and root path with every server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Protocol
 
 from ..errors import DeployError
-from . import uvicorn
+from ..units import Specified
+from . import daphne, granian, gunicorn, hypercorn, uvicorn
+
+#: Name of the copy of `entry.py` in a slot.
+ENTRY_FILE = "_asgi_deploy_entry.py"
 
 
 @dataclass(frozen=True)
@@ -29,35 +40,77 @@ class ServerSettings:
         entrypoint: `module:attribute`.
         factory: The attribute is a function that returns the app.
         graceful_timeout_seconds: After SIGTERM requests may finish for this long.
+        start_timeout_seconds: How long the app may take to start.
         keepalive_seconds: How long an idle connection of the proxy is kept.
-        root_path: Path under which the proxy serves the app.
+        backlog: How many connections wait in a listener.
+        lifespan: Run the app's start-up and shutdown, where it has them.
+        root_path: What the proxy takes off the path; the app gets it back.
+        trusted_proxies: Addresses whose forwarded headers are believed; `*` for a unix socket
+            that only the proxy can open, as its peer has no address to compare.
         log_level: Level of the server's own log.
         arguments: More arguments, as the user wrote them.
+        socket: For a server that makes its listener: its path, with specifiers of systemd.
+        entry_directory: Where the slot finds its copy of `entry.py`, with specifiers of systemd.
     """
 
     entrypoint: str
     factory: bool = False
     graceful_timeout_seconds: int = 10
+    start_timeout_seconds: int = 60
     keepalive_seconds: int = 75
+    backlog: int = 4096
+    lifespan: bool = True
     root_path: str = ""
+    trusted_proxies: str = "*"
     log_level: str = "info"
     arguments: Sequence[str] = ()
+    socket: str = ""
+    entry_directory: str = ""
+
+    #: The app as a server finds it that is started through the entry.
+    entry_application = f"{PurePath(ENTRY_FILE).stem}:app"
+
+    @property
+    def entry(self) -> str:
+        """The slot's copy of `entry.py`."""
+        return f"{self.entry_directory}/{ENTRY_FILE}"
+
+    def through_entry(self) -> list[str]:
+        """Returns what stands before the name of a server that serves the app through the entry."""
+        return [
+            Specified(self.entry),
+            *(["--factory"] if self.factory else []),
+            *(["--root-path", self.root_path] if self.root_path else []),
+            self.entrypoint,
+        ]
 
 
 class Server(Protocol):
     """What a server's file offers."""
 
     MODULE: str
+    INHERITS_SOCKET: bool
+    HAS_MASTER: bool
     REFUSED_ARGUMENTS: Mapping[str, str]
 
     def command(self, settings: ServerSettings) -> list[str]:
         """Returns the arguments after the interpreter."""
 
+    def problems(self, settings: ServerSettings) -> list[str]:
+        """Says which settings it cannot keep, and what to write instead."""
+
     def explain_exit(self, code: int) -> str:
         """Says what an exit code means, or nothing."""
 
 
-SERVERS: dict[str, Server] = {"uvicorn": uvicorn.Uvicorn()}
+SERVERS: dict[str, Server] = {
+    "uvicorn": uvicorn.Uvicorn(),
+    "granian": granian.Granian(),
+    "hypercorn": hypercorn.Hypercorn(),
+    "daphne": daphne.Daphne(),
+    "gunicorn": gunicorn.Gunicorn(),
+    "gunicorn-uvicorn": gunicorn.GunicornUvicorn(),
+}
 
 #: Environment keys that servers read as flags; one with `_` at its end stands for all with
 #: this beginning.
@@ -68,6 +121,7 @@ REFUSED_ENVIRONMENT = {
     "WEB_CONCURRENCY": "uvicorn and gunicorn read it as a number of workers; set"
     " asgi_service_instances",
     "FORWARDED_ALLOW_IPS": "servers read it as the proxies to trust; the role sets that",
+    "ASGI_DEPLOY_": "the collection sets it",
     "ASGI_RELEASE": "the collection sets it",
     "ASGI_SLOT": "the collection sets it",
     "ASGI_INSTANCE": "the collection sets it",
@@ -93,10 +147,26 @@ def refused_arguments(name: str, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         flag = argument.split("=", 1)[0]
         for refused, reason in reasons.items():
-            if flag == refused or (refused.endswith("-") and flag.startswith(refused)):
+            if refuses(refused, flag):
                 found.append(f"asgi_service_server_arguments: {flag} is refused: {reason}")
                 break
     return found
+
+
+def refuses(refused: str, flag: str) -> bool:
+    """Says whether a flag is one that is refused.
+
+    Args:
+        refused: A flag; one with `-` at its end stands for all with this beginning.
+        flag: As the user wrote it; servers take `-w4` for `-w 4`, and `--work` for `--workers`.
+    """
+    if not refused.startswith("--"):
+        return flag.startswith(refused)
+    return (
+        flag == refused
+        or (refused.endswith("-") and flag.startswith(refused))
+        or (len(flag) > 2 and flag.startswith("--") and refused.startswith(flag))
+    )
 
 
 def refused_environment(keys: Sequence[str], variable: str) -> list[str]:

@@ -8,41 +8,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from . import reasons
+
 if TYPE_CHECKING:
     from . import ServerSettings
-
-OURS = "the role sets it, from asgi_service_* and asgi_app_*"
-RELOAD = "a reloading server is for development: it restarts on any change of a file"
 
 
 class Uvicorn:
     """One process, one worker; replication is a matter of instances."""
 
     MODULE = "uvicorn"
+    INHERITS_SOCKET = True
+    HAS_MASTER = False
     REFUSED_ARGUMENTS: Mapping[str, str] = {
-        "--reload": RELOAD,
-        "--reload-": RELOAD,
-        "--workers": "one process is one instance; set asgi_service_instances",
-        "--env-file": "set asgi_app_environment and asgi_app_secrets",
-        "--fd": OURS,
-        "--uds": OURS,
-        "--host": OURS,
-        "--port": OURS,
-        "--factory": "set asgi_app_factory",
-        "--root-path": "set asgi_service_root_path",
-        "--log-level": "set asgi_service_log_level",
-        "--timeout-graceful-shutdown": "set asgi_service_graceful_timeout_seconds",
-        "--timeout-keep-alive": "it must be longer than the proxy's, and is",
-        "--forwarded-allow-ips": OURS,
-        "--ssl-": "the proxy does HTTPS",
+        "--reload": reasons.RELOAD,
+        "--reload-": reasons.RELOAD,
+        "--workers": reasons.WORKERS,
+        "--env-file": reasons.ENVIRONMENT,
+        "--fd": reasons.OURS,
+        "--uds": reasons.OURS,
+        "--host": reasons.OURS,
+        "--port": reasons.OURS,
+        "--factory": reasons.FACTORY,
+        "--root-path": reasons.ROOT_PATH,
+        "--log-level": reasons.LOG_LEVEL,
+        "--timeout-graceful-shutdown": reasons.GRACEFUL,
+        "--timeout-keep-alive": reasons.KEEPALIVE,
+        "--forwarded-allow-ips": reasons.OURS,
+        "--no-proxy-headers": reasons.OURS,
+        "--ssl-": reasons.TLS,
     }
 
     def command(self, settings: ServerSettings) -> list[str]:
         """Returns the arguments after the interpreter.
 
-        `--forwarded-allow-ips *` is safe on a unix socket that only the proxy can open and
-        needed there: the peer of a unix socket has no address to compare. The limit on the
-        graceful stop is always set, uvicorn's own default waits for ever.
+        The limit on the graceful stop is always set, uvicorn's own default waits for ever.
         """
         arguments = [
             "-m",
@@ -52,7 +52,7 @@ class Uvicorn:
             "3",
             "--proxy-headers",
             "--forwarded-allow-ips",
-            "*",
+            settings.trusted_proxies,
             "--timeout-keep-alive",
             str(settings.keepalive_seconds),
             "--timeout-graceful-shutdown",
@@ -66,7 +66,13 @@ class Uvicorn:
             arguments.append("--factory")
         if settings.root_path:
             arguments += ["--root-path", settings.root_path]
+        if not settings.lifespan:
+            arguments += ["--lifespan", "off"]
         return [*arguments, *settings.arguments]
+
+    def problems(self, settings: ServerSettings) -> list[str]:
+        """Says which settings it cannot keep."""
+        return []
 
     def explain_exit(self, code: int) -> str:
         """Says what an exit code means (uvicorn/main.py), or nothing."""

@@ -45,7 +45,8 @@ def stage(app: Layout) -> Callable[..., None]:
     """Puts releases on the host, the given one built at the given time."""
 
     def put(release: str, built_at: str = "2026-01-01T00:00:00+00:00", **more: Any) -> None:
-        app.release(release).mkdir()
+        packages = app.release(release) / "venv" / "lib" / "python3.11" / "site-packages"
+        (packages / "uvicorn").mkdir(parents=True)
         manifest = {"release": release, "built_at": built_at, **more}
         app.manifest(release).write_text(json.dumps(manifest), encoding="utf-8")
 

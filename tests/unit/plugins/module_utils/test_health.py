@@ -124,7 +124,7 @@ def proxy(certificates: Path) -> Iterator[TLSServer]:
 
 def ask(instance: UnixServer, check: HealthCheck) -> health.Answer:
     """Asks the server on the unix socket."""
-    return health.ask_socket(Path(str(instance.server_address)), check)
+    return health.ask_listener(Path(str(instance.server_address)), check)
 
 
 # --- what is healthy ------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_an_instance_that_does_not_listen_gives_no_answer(tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(closed))
     for path in (closed, tmp_path / "none.sock"):
-        answer = health.ask_socket(path, CHECK)
+        answer = health.ask_listener(path, CHECK)
         assert not answer.healthy
         assert answer.text.startswith("no answer: ")
 
@@ -207,7 +207,9 @@ def test_a_listener_whose_app_does_not_accept_times_out(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "1.sock"))
         listener.listen()
         started = time.monotonic()
-        answer = health.ask_socket(tmp_path / "1.sock", replace(CHECK, request_timeout_seconds=0.2))
+        answer = health.ask_listener(
+            tmp_path / "1.sock", replace(CHECK, request_timeout_seconds=0.2)
+        )
     assert not answer.healthy
     assert time.monotonic() - started < SLOW_SECONDS
 

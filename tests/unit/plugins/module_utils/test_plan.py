@@ -186,3 +186,10 @@ def test_variables_that_stay_and_what_a_killed_run_left() -> None:
 
 def test_a_proxy_that_does_not_run_is_started_with_what_it_has() -> None:
     assert told("proxy", proxy={"action": "start", "changes": []}) == "start, for what is on disk"
+
+
+@pytest.mark.parametrize("changes", [[], ["/etc/traefik/traefik.yml"]])
+def test_a_move_to_another_proxy_is_told(changes: list[str]) -> None:
+    """The files may be there already, of a run that failed."""
+    moved = told("proxy", proxy={"action": "take over", "changes": changes})
+    assert moved == "another one, it takes over the ports of this host when it is turned"

@@ -84,3 +84,11 @@ def test_a_full_file_system_is_refused(app: Layout) -> None:
         releases.refuse_without_room(app.root, 2**40)
     assert str(app.root) in caught.value.message
     assert "nothing was changed" in caught.value.message
+
+
+def test_a_release_without_the_server_is_refused(app: Layout, stage: Callable[..., None]) -> None:
+    """The same release can be asked to be served by another server than it was built for."""
+    stage("1.0.0-abc")
+    releases.refuse_without_server(app, "1.0.0-abc", "uvicorn")
+    with pytest.raises(DeployError, match=r"uvicorn-worker is not installed in release 1\.0\.0"):
+        releases.refuse_without_server(app, "1.0.0-abc", "uvicorn_worker")

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import rollout, slots, state, systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.files import link_atomic
+from ansible_collections.asgi.deploy.plugins.module_utils.health import Answer
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy
 from ansible_collections.asgi.deploy.plugins.module_utils.state import (
@@ -513,6 +514,30 @@ def test_a_rollout_switches_and_remembers(host: Layout) -> None:
     assert found.operation == {}
 
 
+def test_a_former_release_that_has_another_server_is_refused_before_anything_is_touched(
+    host: Layout, asked_systemd: list[tuple[str, ...]]
+) -> None:
+    deploy(host, "1-a")
+    asked_systemd.clear()
+    with pytest.raises(DeployError, match=r"granian is not installed in release 2-b"):
+        deploy(host, "2-b", recorded={**QUICK, "server": "granian"})
+    assert asked_systemd == []
+    assert serving(host) == ("blue", "1-a")
+
+
+def test_a_server_that_makes_its_listener_has_no_socket_unit_any_more(
+    host: Layout, asked_systemd: list[tuple[str, ...]]
+) -> None:
+    deploy(host, "1-a")
+    deploy(host, "2-b")
+    assert host.unit_file("blue", "socket").exists()
+    asked_systemd.clear()
+    deploy(host, "3-c", recorded={**QUICK, "units": {**QUICK["units"], "socket": ""}})
+    assert not host.unit_file("blue", "socket").exists()
+    begun = [words for words in asked_systemd if words[0] in ("start", "enable")]
+    assert [word for words in begun for word in words if word.endswith(".socket")] == []
+
+
 @pytest.mark.parametrize("broken", [refuse, crash, end])
 @pytest.mark.parametrize("step", STEPS)
 def test_whatever_fails_at_whatever_step_is_put_back(
@@ -882,3 +907,114 @@ def test_a_signal_is_an_error_that_is_put_right(number: signal.Signals) -> None:
     with pytest.raises(DeployError, match=f"ended by {number.name}"), rollout.ended_by_signals():
         signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+# --- while an app moves from one proxy to the other -----------------------------------------------
+
+
+@pytest.fixture
+def turned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Which proxy was turned to which slot."""
+    found: list[tuple[str, str]] = []
+
+    class Driver:
+        def __init__(self, provider: str) -> None:
+            self.provider = provider
+
+        def refuse_switch(self, layout: Layout) -> None: ...
+
+        def switch(self, layout: Layout, slot: str) -> float:
+            found.append((self.provider, slot))
+            caddy.turn_switch(layout, slot)
+            return 0.5
+
+        def ask(self, layout: Layout, *_arguments: object) -> Answer:
+            return Answer(True, "", layout.serving_slot())
+
+    monkeypatch.setattr(rollout.proxies, "driver", Driver)
+    return found
+
+
+TO_TRAEFIK = {**QUICK, "proxy": {"provider": "traefik", "domain": "blog.example.com"}}
+
+
+def test_a_move_tells_for_how_long_nobody_had_the_ports(
+    host: Layout, turned: list[tuple[str, str]]
+) -> None:
+    assert deploy(host, "1-a")["proxy_gap_seconds"] == 0.5
+    deploy(host, "2-b", recorded=TO_TRAEFIK)
+    assert turned == [("caddy", "blue"), ("traefik", "green")]
+    # what served before is gone back to as it was, its proxy included
+    deploy(host, "1-a", leave=True)
+    assert turned[-1] == ("caddy", "blue")
+
+
+def test_a_move_that_fails_gives_the_ports_back_to_the_former_proxy(
+    host: Layout, turned: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(host, "1-a")
+    break_step(monkeypatch, "confirm through the proxy", refuse)
+    with pytest.raises(DeployError, match="was put back and serves in slot blue"):
+        deploy(host, "2-b", recorded=TO_TRAEFIK)
+    assert turned[1:] == [("traefik", "green"), ("caddy", "blue")]
+
+
+@pytest.mark.parametrize("way", ["rollback", "check", "undo"])
+def test_a_way_back_that_would_take_other_apps_offline_is_refused_before_anything_is_touched(
+    host: Layout,
+    turned: list[tuple[str, str]],
+    asked_systemd: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    deploy(host, "1-a")
+    deploy(host, "2-b", recorded=TO_TRAEFIK)
+
+    def refuse_switch(driver: Any, _layout: Layout) -> None:
+        if driver.provider == "caddy":
+            raise DeployError("traefik serves other sites too")
+
+    monkeypatch.setattr(rollout.proxies.driver, "refuse_switch", refuse_switch)
+    asked_systemd.clear()
+    back: dict[str, Any] = {"recorded": TO_TRAEFIK, "leave": True, "check_mode": way == "check"}
+    with pytest.raises(DeployError, match=r"^traefik serves other sites too"):
+        _ = undo(host, "2-b") if way == "undo" else deploy(host, "1-a", **back)
+    assert (asked_systemd, serving(host)) == ([], ("green", "2-b"))
+    assert turned[-1] == ("traefik", "green")
+
+
+def test_an_app_that_comes_to_the_other_proxy_meanwhile_is_not_taken_offline(
+    host: Layout, turned: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(host, "1-a")
+    answers = iter([None, DeployError("caddy serves other sites too")])
+
+    def refuse_switch(_driver: Any, _layout: Layout) -> None:
+        error = next(answers)
+        if error:
+            raise error
+
+    monkeypatch.setattr(rollout.proxies.driver, "refuse_switch", refuse_switch)
+    with pytest.raises(DeployError, match="release 1-a was not touched"):
+        deploy(host, "2-b", recorded=TO_TRAEFIK)
+    # the former proxy had nothing taken from it, so nothing is turned back
+    assert turned == [("caddy", "blue")]
+
+
+@pytest.mark.parametrize(
+    ("switched", "expected"), [(False, ("caddy", "blue")), (True, ("traefik", "green"))]
+)
+def test_a_move_that_was_killed_ends_with_the_proxy_that_can_ask_the_slot(
+    app: Layout,
+    asked_systemd: list[tuple[str, ...]],
+    turned: list[tuple[str, str]],
+    switched: bool,
+    expected: tuple[str, str],
+) -> None:
+    point(app, "blue", "1-a")
+    point(app, "green", "2-b")
+    if switched:
+        app.switch_file.touch()
+    operation = {**cut_off("switch the proxy", "1-a", "green"), "settings": TO_TRAEFIK}
+    rollout.recover(app, State(operation=operation, settings=RECORDED))
+    assert turned == [expected]

@@ -161,3 +161,60 @@ def test_changed_variables_are_named_and_their_values_are_not(started: Layout) -
         "changed": [],
         "removed": [],
     }
+
+
+#: Of a server that makes its listener itself.
+OWN_LISTENER = slots.SlotUnits(**{**vars(UNITS), "socket": ""})
+
+
+def test_a_slot_has_no_socket_units_where_the_server_makes_its_listener(started: Layout) -> None:
+    assert slots.listeners(started, "blue", 2) == ["blog-blue@1.socket", "blog-blue@2.socket"]
+    # one that a former server has left behind is a difference
+    assert slots.differences(started, "blue", OWN_LISTENER, 1) == ["unit blog-blue@.socket"]
+    started.unit_file("blue", "socket").unlink()
+    assert slots.listeners(started, "blue", 2) == []
+    assert slots.differences(started, "blue", OWN_LISTENER, 1) == []
+    assert slots.unit_diff(started, "blue", "green", OWN_LISTENER) == []
+    (service, slice_) = slots.unit_diff(started, None, "blue", OWN_LISTENER)
+    assert (service["after"], slice_["after"]) == ("[Service]\n", "[Slice]\n")
+
+
+#: Of a server that serves through the entry.
+THROUGH_ENTRY = slots.SlotUnits(
+    **{**vars(UNITS), "service": "[Service]\nExecStart=python _asgi_deploy_entry.py\n"}
+)
+
+
+def test_a_slot_gets_the_entry_of_today_whatever_the_age_of_its_release(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots.systemd, "install_unit_files", lambda _files: [])
+    app.release("1-a").mkdir()
+    slots.prepare(app, "blue", "1-a", THROUGH_ENTRY)
+    file = slots.entry_file(app, "blue")
+    assert file.read_text() == slots.ENTRY
+    # root's, and the app's user may read it
+    assert [path.stat().st_mode & 0o777 for path in (file, file.parent)] == [0o644, 0o755]
+    assert list(file.parent.iterdir()) == [file]
+    assert not list(app.release("1-a").iterdir())
+
+
+def test_another_entry_is_a_difference_where_the_server_is_started_by_it(
+    started: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = slots.entry_file(started, "blue")
+    # uvicorn has no use for one
+    assert slots.differences(started, "blue", UNITS, 1) == []
+    started.unit_file("blue", "service").write_text(THROUGH_ENTRY.service)
+    assert slots.differences(started, "blue", THROUGH_ENTRY, 1) == [file.name]
+    file.parent.mkdir(parents=True)
+    file.write_text(slots.ENTRY)
+    assert slots.differences(started, "blue", THROUGH_ENTRY, 1) == []
+    # a collection with a mended one
+    file.write_text("# former\n")
+    assert slots.differences(started, "blue", THROUGH_ENTRY, 1) == [file.name]
+    before = slots.snapshot(started, "blue")
+    monkeypatch.setattr(slots.systemd, "systemctl", lambda *_arguments, **_options: "")
+    file.write_text(slots.ENTRY)
+    slots.restore(started, "blue", before)
+    assert file.read_text() == "# former\n"

@@ -121,3 +121,20 @@ def test_enabled_units_are_links_of_a_target(tmp_path: Path) -> None:
         "blog-blue@1.service",
         "blog-blue@2.service",
     ]
+
+
+def test_unit_files_are_made_changed_and_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(systemd, "systemctl", lambda *words: calls.append(words))
+    same, other, old, never = (tmp_path / name for name in ("same", "other", "old", "never"))
+    for path in (same, other, old):
+        path.write_text("[Unit]\n", encoding="utf-8")
+    wanted = {same: "[Unit]\n", other: "[Socket]\n", old: "", never: ""}
+    assert systemd.install_unit_files(wanted) == [other, old]
+    assert other.read_text(encoding="utf-8") == "[Socket]\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "same"]
+    # once, whatever has changed; and not at all when nothing has
+    assert systemd.install_unit_files(wanted) == []
+    assert calls == [("daemon-reload",)]

