@@ -603,7 +603,12 @@ class Run:
 
         return [
             ("prepare the slot", prepare),
-            (START, lambda: slots.start(layout, target, settings.instances)),
+            (
+                START,
+                lambda: slots.start(
+                    layout, target, settings.instances, settings.health.timeout_seconds, explain
+                ),
+            ),
             (
                 PROVE,
                 lambda: slots.prove(

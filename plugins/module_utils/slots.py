@@ -268,8 +268,21 @@ def slice_for_both(layout: Layout, wanted: str) -> str:
     return wanted if slice_memory_bytes(wanted) >= slice_memory_bytes(present) else present
 
 
-def start(layout: Layout, slot: str, instances: int) -> None:
+def start(
+    layout: Layout,
+    slot: str,
+    instances: int,
+    timeout_seconds: float,
+    explain_exit: Callable[[int], str],
+) -> None:
     """Starts the listeners, where they are systemd's, and then the instances of a slot.
+
+    Args:
+        layout: The app.
+        slot: A slot that is not running.
+        instances: How many it has.
+        timeout_seconds: A server that makes its listener itself is waited for so long.
+        explain_exit: Says what an exit code of the server means.
 
     Raises:
         DeployError: systemd could not start one, with its journal.
@@ -277,14 +290,51 @@ def start(layout: Layout, slot: str, instances: int) -> None:
     since = time.time()
     sockets = listeners(layout, slot, instances)
     services = layout.units(slot, instances)
+    patience_seconds = systemd.CALL_TIMEOUT_SECONDS + timeout_seconds
     try:
         if sockets:
             systemd.systemctl("start", *sockets)
-        systemd.systemctl("start", *services)
+        systemd.systemctl("start", *services, timeout_seconds=patience_seconds)
     except DeployError as error:
+        if any(status.result != "success" for status in systemd.show(services)):
+            # says more than that the start has failed
+            refuse_exited(layout, slot, instances, explain_exit, since)
         raise DeployError(
             f"{error.message}\n{systemd.journal([*services, *sockets], since)}"
         ) from error
+
+
+def refusal(layout: Layout, slot: str, number: int, why: str, since_seconds: float) -> DeployError:
+    """Returns the error that refuses an instance, with the lines of its journal."""
+    unit = layout.unit(slot, number)
+    lines = systemd.journal([unit], since_seconds)
+    return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}")
+
+
+def refuse_exited(
+    layout: Layout,
+    slot: str,
+    instances: int,
+    explain_exit: Callable[[int], str],
+    since_seconds: float,
+) -> None:
+    """Refuses an instance that does not run, or that systemd has started again.
+
+    Raises:
+        DeployError: Which instance, how it ended, and the lines of its journal.
+    """
+    statuses = systemd.show(layout.units(slot, instances))
+    for number, status in enumerate(statuses, start=1):
+        if status.running and status.restarts == 0:
+            continue
+        code = status.exit_code or 0
+        reason = explain_exit(code)
+        why = (
+            f"did not stay up: exit code {code}"
+            f"{f' ({reason})' if reason else ''}, result {status.result},"
+            f" started again {status.restarts} times"
+        )
+        raise refusal(layout, slot, number, why, since_seconds)
 
 
 def stop(layout: Layout, slot: str) -> None:
@@ -353,24 +403,8 @@ def prove(
     deadline = time.monotonic() + check.timeout_seconds
     waiting = dict.fromkeys(range(1, instances + 1), "no answer yet")
 
-    def refuse(number: int, why: str) -> DeployError:
-        unit = layout.unit(slot, number)
-        lines = systemd.journal([unit], since_seconds)
-        return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}")
-
-    def refuse_exited() -> None:
-        statuses = systemd.show(layout.units(slot, instances))
-        for number, status in enumerate(statuses, start=1):
-            if status.running and status.restarts == 0:
-                continue
-            code = status.exit_code or 0
-            reason = explain_exit(code)
-            raise refuse(
-                number,
-                f"did not stay up: exit code {code}"
-                f"{f' ({reason})' if reason else ''}, result {status.result},"
-                f" started again {status.restarts} times",
-            )
+    def still_up() -> None:
+        refuse_exited(layout, slot, instances, explain_exit, since_seconds)
 
     answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
 
@@ -381,7 +415,7 @@ def prove(
     # threads, so that the exit of a process is noticed meanwhile.
     asked: set[int] = set()
     while waiting:
-        refuse_exited()
+        still_up()
         for number in set(waiting) - asked:
             threading.Thread(target=question, args=(number,), daemon=True).start()
             asked.add(number)
@@ -394,23 +428,27 @@ def prove(
             waiting[number] = answer.text
             time.sleep(POLL_SECONDS)
         if time.monotonic() > deadline:
-            refuse_exited()
+            still_up()
             number, text = next(iter(waiting.items()))
-            raise refuse(
+            raise refusal(
+                layout,
+                slot,
                 number,
                 f"was not healthy within {check.timeout_seconds:g} s: GET {check.path}: {text}",
+                since_seconds,
             )
 
     stable = time.monotonic() + check.stable_seconds
     while time.monotonic() < stable:
-        refuse_exited()
+        still_up()
         time.sleep(POLL_SECONDS)
     for number in range(1, instances + 1):
         answer = ask_listener(listener(layout, slot, number), check)
         if not answer.healthy:
-            refuse_exited()
-            raise refuse(number, f"was healthy and is no longer: GET {check.path}: {answer.text}")
-    refuse_exited()
+            still_up()
+            why = f"was healthy and is no longer: GET {check.path}: {answer.text}"
+            raise refusal(layout, slot, number, why, since_seconds)
+    still_up()
 
 
 def connections(layout: Layout, slot: str, table: Path = UNIX_SOCKETS) -> int:

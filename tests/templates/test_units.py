@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -182,18 +184,98 @@ def test_who_holds_the_listener_and_who_starts_a_process_again(name: str) -> Non
     # where a master starts its worker again, the kernel's kill of one is not the end of all
     policy = "continue" if SERVERS[name].HAS_MASTER else "stop"
     assert only(service["OOMPolicy"]) == policy
+    assert "ExecStartPre" not in service
     if held:
-        assert "ExecStartPre" not in service
+        assert not {"ExecStartPost", "ExecStopPost", "RuntimeDirectory"} & set(service)
         return
-    directory = "/run/asgi/my-app/%j"
-    # the dash: systemd looks for it before the command that makes it, too
-    assert f"-{directory}" in service["ReadWritePaths"]
-    # only the app makes files in there, and only the proxy's group gets in
-    assert f"+/usr/bin/install -d -o web -g haproxy -m 2750 {directory}" in service["ExecStartPre"]
-    assert service["ExecStartPre"][-1] == f"+/usr/bin/rm -f {directory}/%i.sock"
     line = only(service["ExecStart"])
-    assert f"{directory}/%i.sock" in line
+    assert "/run/asgi/my-app/%j/%i/own.sock" in line
     assert f"python {FULL['asgi_app_root']}/entry/%j/_asgi_deploy_entry.py " in line
+    # it may write nowhere where the proxy looks
+    assert only(service["RuntimeDirectory"]) == "asgi/my-app/%j/%i"
+    assert only(service["RuntimeDirectoryMode"]) == "0700"
+    assert service["ReadWritePaths"] == FULL["asgi_service_writable_paths"]
+    limit = value("service", "asgi_service_health_timeout_seconds", given)
+    assert seconds(only(service["TimeoutStartSec"])) == limit
+    names = [f"/run/asgi/my-app/%j/%i.{end}" for end in ("sock", "new")]
+    assert only(service["ExecStopPost"]).split() == ["+/usr/bin/rm", "-f", *names]
+
+
+@pytest.fixture
+def slot_directory(tmp_path: Path) -> Path:
+    """Stands in for /run/asgi/my-app/blue, with the directory of instance 1 in it."""
+    (tmp_path / "1").mkdir()
+    return tmp_path
+
+
+def publish(directory: Path, pid: int) -> subprocess.CompletedProcess[str]:
+    """Runs what root runs after the start of a server that makes its listener itself.
+
+    Without the change of the owner, which this test may not be able to do.
+    """
+    service = unit("service", "slot@.service", {**FULL, "asgi_service_server": "granian"})
+    prefix, script = only(service["Service"]["ExecStartPost"]).split(" -ec ")
+    assert prefix == "+/usr/bin/env -i PATH=/usr/bin:/bin /bin/sh"
+    given = {
+        "/proc/1/root/run/asgi/my-app/%j": str(directory),
+        "/run/asgi/my-app/%j": str(directory),
+        "%i": "1",
+        "${MAINPID}": str(pid),
+        "$$": "$",
+        "-user web": f"-user {os.getuid()}",
+        "chown root:haproxy 1.new; ": "",
+    }
+    for text, here in given.items():
+        assert text in script
+        script = script.replace(text, here)
+    return subprocess.run(
+        ["/bin/sh", "-ec", script[1:-1]], capture_output=True, text=True, check=False, timeout=20
+    )
+
+
+def test_root_gives_the_socket_of_the_server_its_name(slot_directory: Path) -> None:
+    own, asked = slot_directory / "1" / "own.sock", slot_directory / "1.sock"
+    asked.symlink_to("/nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(own))
+        own.chmod(0o700)
+        listener.listen()
+        done = publish(slot_directory, os.getpid())
+        assert (done.returncode, done.stderr) == (0, "")
+        assert asked.is_socket()
+        assert not asked.is_symlink()
+        assert asked.samefile(own)
+        assert asked.stat().st_mode & 0o777 == 0o660
+        # what the app does with its own name changes nothing any more
+        own.unlink()
+        own.symlink_to("/nowhere")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(asked))
+
+
+def test_root_gives_no_name_to_a_link(slot_directory: Path) -> None:
+    own = slot_directory / "1" / "own.sock"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as listener:
+        other.bind(str(slot_directory / "other.sock"))
+        listener.bind(str(own))
+        listener.listen()
+        for target in (slot_directory / "other.sock", slot_directory):
+            own.unlink()
+            own.symlink_to(target)
+            done = publish(slot_directory, os.getpid())
+            assert done.returncode == 1
+            assert f"{own} is no socket of web" in done.stderr
+            assert not (slot_directory / "1.sock").exists()
+        own.unlink()
+        assert publish(slot_directory, os.getpid()).returncode == 1
+
+
+def test_root_waits_for_no_process_that_has_ended(slot_directory: Path) -> None:
+    """systemd tells how it ended."""
+    with subprocess.Popen(["/bin/true"]) as ended:
+        ended.wait()
+    assert publish(slot_directory, ended.pid).returncode == 0
+    assert [path.name for path in slot_directory.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -52,7 +52,7 @@ class Daphne:
             *settings.through_entry(),
             "daphne",
             "--endpoint",
-            Specified(f"unix:{settings.socket}:mode=660:lockfile=0"),
+            Specified(f"unix:{settings.socket}:lockfile=0"),
             "--verbosity",
             VERBOSITY.get(settings.log_level, "0"),
             "--access-log",
@@ -73,8 +73,9 @@ class Daphne:
         if settings.graceful_timeout_seconds:
             found.append(
                 "asgi_service_graceful_timeout_seconds: daphne cuts what is open as soon as it is"
-                " told to stop; write 0 if that may be (a rollout waits before it, as long as"
-                " asgi_service_drain_seconds), or choose another server"
+                " told to stop, so nobody can promise that no request fails; write 0 if that may be"
+                " (a rollout waits before it, as long as asgi_service_drain_seconds), or choose"
+                " another server"
             )
         return found
 

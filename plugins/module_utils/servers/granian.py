@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 GRACEFUL_SECONDS = range(1, 1801)
 #: Milliseconds; the longest that it takes, and thus how long an idle connection is kept.
 HEADER_TIMEOUT = "60000"
-#: Without the leading zero it would be taken for a decimal number.
-SOCKET_MODE = "0660"
 
 
 class Granian:
@@ -64,8 +62,6 @@ class Granian:
             "asgi" if settings.lifespan else "asginl",
             "--uds",
             Specified(settings.socket),
-            "--uds-permissions",
-            SOCKET_MODE,
             "--workers",
             "1",
             "--workers-kill-timeout",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import slots
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 
 UNITS = slots.SlotUnits(service="[Service]\n", socket="[Socket]\n", slice="[Slice]\n")
@@ -177,6 +178,59 @@ def test_a_slot_has_no_socket_units_where_the_server_makes_its_listener(started:
     assert slots.unit_diff(started, "blue", "green", OWN_LISTENER) == []
     (service, slice_) = slots.unit_diff(started, None, "blue", OWN_LISTENER)
     assert (service["after"], slice_["after"]) == ("[Service]\n", "[Slice]\n")
+
+
+class Started:
+    """A systemd that cannot start an instance.
+
+    Args:
+        result: What it says of the instance.
+        code: How its process has ended.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, result: str, code: int) -> None:
+        self.waited_seconds: list[float] = []
+        self.result = result
+        self.code = code
+        monkeypatch.setattr(slots.systemd, "systemctl", self.systemctl)
+        monkeypatch.setattr(slots.systemd, "journal", lambda units, _since: f"of {units[0]}")
+
+    def systemctl(self, verb: str, *units: str, timeout_seconds: float = 0) -> str:
+        """Fails to start services, and tells of them."""
+        if verb == "show":
+            return (
+                f"Id={units[-1]}\nActiveState=activating\nSubState=auto-restart\n"
+                f"Result={self.result}\nNRestarts=0\nExecMainStatus={self.code}\n"
+            )
+        if units[0].endswith(".service"):
+            self.waited_seconds.append(timeout_seconds)
+            raise DeployError("Job failed")
+        return ""
+
+    def start(self, layout: Layout) -> str:
+        """Returns the error of a start of one instance in slot blue."""
+        with pytest.raises(DeployError) as raised:
+            slots.start(layout, "blue", 1, 120, lambda code: f"code {code} explained")
+        return raised.value.message
+
+
+def test_a_start_that_fails_tells_how_the_process_has_ended(
+    started: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that makes its listener itself may end before its start is over."""
+    host = Started(monkeypatch, "exit-code", 1)
+    told = host.start(started)
+    assert told.startswith("blog-blue@1.service did not stay up: exit code 1 (code 1 explained)")
+    assert told.endswith("of blog-blue@1.service")
+    # systemd waits until it listens
+    assert min(host.waited_seconds) > 120
+
+
+def test_a_start_that_systemd_does_not_even_try_tells_what_it_says(
+    started: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Started(monkeypatch, "success", 0).start(started)
+    assert told == "Job failed\nof blog-blue@1.service"
 
 
 #: Of a server that serves through the entry.

@@ -58,8 +58,10 @@ def test_users_arguments_come_whole_and_before_the_app(name: str) -> None:
 def test_each_takes_its_listener_as_it_can() -> None:
     assert after(command("uvicorn"), "--fd") == ["3"]
     assert after(command("hypercorn"), "--bind") == ["fd://3"]
-    assert after(command("daphne"), "--endpoint") == [f"unix:{SOCKET}:mode=660:lockfile=0"]
-    assert after(command("granian"), "--uds", "--uds-permissions") == [SOCKET, "0660"]
+    assert after(command("daphne"), "--endpoint") == [f"unix:{SOCKET}:lockfile=0"]
+    assert after(command("granian"), "--uds") == [SOCKET]
+    # it would change the mode when the socket is root's already
+    assert "--uds-permissions" not in command("granian")
     # gunicorn finds it by the environment
     assert "--bind" not in command("gunicorn")
     inheriting = [name for name in SERVERS if SERVERS[name].INHERITS_SOCKET]
