@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ import docs
 SCENARIO = Path(__file__).resolve().parent
 DOMAIN = "probe.test"
 DOCUMENT = ROOT / "docs" / "servers.md"
+IMPOSTOR = SCENARIO / "impostor.py"
+ROUNDS = SCENARIO / "rounds.yml"
 #: How long what is under way still takes when its server is told to stop.
 SLOW_SECONDS = 2
 CONCURRENT = 5
@@ -39,17 +42,22 @@ SERVED = "HTTP, WebSockets, and server-sent events at once"
 ADDRESS = "Client's address, `https` and `wss`, `root_path`"
 LIFESPAN = "Start-up and shutdown of the app (lifespan)"
 LISTENER = "Who holds the listener"
-REPLACED = "Replaced by another release, under load"
+REPLACED = "Replaced by another server with another release, under load"
+CHANGED = "Two releases, a rollback and a restart, under load"
+REFUSED = "A link in the place of its socket"
 STOPPED = "Told to stop while a request is under way"
 CLOSED = "Told to stop while a WebSocket is open"
 KILLED = "Killed (SIGKILL) under load"
 EATEN = "Past its memory limit"
 BROKEN = "App that fails at its start"
+NONE_FAILED = "0 requests failed"
 ROWS = (
     SERVED,
     ADDRESS,
     LISTENER,
+    REFUSED,
     LIFESPAN,
+    CHANGED,
     REPLACED,
     STOPPED,
     CLOSED,
@@ -71,6 +79,10 @@ class Probe:
         self.tls = ssl.create_default_context(cafile=str(self.ca_file))
         recorded = json.loads(site.run("cat /srv/probe/state.json"))["settings"]
         self.server: str = recorded["server"]
+        #: What serves, and what is deployed next; the app is the same.
+        self.sources = [site.source, site.directory / "other"]
+        shutil.copytree(site.source, self.sources[1])
+        (self.sources[1] / "other").touch()
 
     def play(self, name: str, *, expect: int = 0, **variables: Any) -> Played:
         """Deploys with a server."""
@@ -152,14 +164,25 @@ class Probe:
         }
         return client.Load(**{**settings, **options})
 
-    def turn_to(self, name: str) -> None:
-        """Deploys with another server under load, slow requests among it; none may fail."""
+    def release(self) -> str:
+        """The release that serves."""
+        return self.site.run(f"basename $(readlink /srv/probe/slots/{self.slot()})").strip()
+
+    @contextlib.contextmanager
+    def unharmed(self, what: str) -> Iterator[None]:
+        """Asks all the while, slow requests among it; none may fail."""
         with self.load(slow=2, slow_seconds=SLOW_SECONDS) as load:
-            self.play(name)
+            yield
             result = load.stop()
-        assert result.failed == 0, f"{self.server} to {name}: {result.report()}"
-        print(f"measured: {self.server} to {name}: {result.sent} requests, 0 failed")
-        seen[self.server][REPLACED] = "0 requests failed"
+        assert result.failed == 0, f"{what}: {result.report()}"
+        print(f"measured: {what}: {result.sent} requests, 0 failed")
+
+    def turn_to(self, name: str) -> None:
+        """Deploys the other release with another server under load."""
+        self.sources.reverse()
+        with self.unharmed(f"{self.server} to {name}"):
+            self.play(name, asgi_app_source={"path": str(self.sources[0])})
+        seen[self.server][REPLACED] = NONE_FAILED
         self.server = name
 
 
@@ -248,10 +271,31 @@ def test_who_holds_the_listener(server: str, probe: Probe) -> None:
     held = probe.unit().replace(".service", ".socket") in loaded
     assert held is SERVERS[server].INHERITS_SOCKET
     seen[server][LISTENER] = "systemd" if held else "the server"
-    assert probe.site.run(f"stat -c '%a %G' {socket}").strip() == "660 caddy"
+    assert probe.site.run(f"stat -c '%A %U %G' {socket}").strip() == "srw-rw---- root caddy"
     ask = f"curl -s --max-time 5 -o /dev/null --unix-socket {socket} http://localhost/health"
     probe.site.run(f"runuser -u caddy -- {ask}")
     probe.site.run(f"! runuser -u nobody -- {ask}")
+    # and systemd has nothing to say against its unit
+    assert probe.site.run(f"systemd-analyze verify {probe.unit()} 2>&1") == ""
+    assert " 1.1 OK" in probe.site.run(f"systemd-analyze security {probe.unit()} | tail -n1")
+
+
+def test_it_goes_from_release_to_release(server: str, probe: Probe) -> None:
+    """And back, and is started again; the slots turn each time, and no request fails."""
+    first = probe.release()
+    (second,) = {*probe.site.run("ls /srv/probe/releases").split()} - {first}
+    rounds = [
+        {"release": second},
+        # back, as the playbook rollback does it
+        {"release": first, "leave": True},
+        {"release": first, "restart": True},
+    ]
+    slot = probe.slot()
+    with probe.unharmed(server):
+        probe.site.play(str(ROUNDS), asgi_molecule_rounds=rounds)
+    assert probe.release() == first
+    assert probe.slot() != slot
+    seen[server][CHANGED] = NONE_FAILED
 
 
 def test_a_broken_app_is_refused(server: str, probe: Probe) -> None:
@@ -259,12 +303,63 @@ def test_a_broken_app_is_refused(server: str, probe: Probe) -> None:
     lifespan = ACCEPTED.get(server, {}).get("asgi_service_lifespan", True)
     kind = "startup" if lifespan else "import"
     before = probe.describe()["slot"]
-    played = probe.play(server, expect=2, asgi_app_environment={"PROBE_BROKEN": kind})
+    played = probe.site.play(
+        str(ROUNDS),
+        expect=2,
+        asgi_molecule_environment={"PROBE_BROKEN": kind},
+        asgi_molecule_rounds=[{"release": probe.release(), "restart": True}],
+    )
     assert "the probe is broken at" in played.output, played.output
     assert "did not stay up: exit code" in played.output
     assert ("start-up failed" if lifespan else "could not be imported") in played.output
     assert probe.describe()["slot"] == before
     seen[server][BROKEN] = "refused"
+
+
+def test_the_app_cannot_lead_the_proxy_elsewhere(server: str, probe: Probe) -> None:
+    """Whoever has its user puts a link to another socket of the proxy's where the proxy looks."""
+    directory, target = f"/run/asgi/probe/{probe.slot()}", "/run/caddy/admin.sock"
+    probe.site.run(f"runuser -u caddy -- test -S {target}")
+    for command in ("ln -sfn {target} {socket}", "mv {other} {socket}", "rm -f {socket}"):
+        command = command.format(
+            target=target, socket=f"{directory}/1.sock", other=f"{directory}/1/own.sock"
+        )
+        probe.site.run(f"! runuser -u probe -- {command}")
+    assert asyncio.run(probe.get("/"))[0] == 200
+    if not SERVERS[server].INHERITS_SOCKET:
+        # what it may do with the name that is its own changes nothing
+        probe.site.run(f"runuser -u probe -- ln -sfn {target} {directory}/1/own.sock")
+        assert probe.site.run(f"stat -c %F {directory}/1.sock").strip() == "socket"
+        assert asyncio.run(probe.get("/"))[0] == 200
+        refuse_impostors(probe)
+    seen[server][REFUSED] = "refused"
+
+
+def refuse_impostors(probe: Probe) -> None:
+    """Starts the units of the idle slot with two instances of a program that gives a link away."""
+    idle = "blue" if probe.slot() == "green" else "green"
+    directory, template = f"/run/asgi/probe/{idle}", f"probe-{idle}@"
+    drop_in, program = f"/run/systemd/system/{template}.service.d", "/usr/local/lib/impostor.py"
+    own = "/run/asgi/probe/%j/%i/own.sock"
+    text = (
+        "[Service]\nTimeoutStartSec=2\nExecStart=\n"
+        f"ExecStart=/usr/bin/python3 {program} %i {own} /run/caddy/admin.sock\n"
+    )
+    probe.site.host.run(["install", "-m644", "/dev/stdin", program], stdin=IMPOSTOR.read_text())
+    probe.site.host.run(["install", "-Dm644", "/dev/stdin", f"{drop_in}/impostor.conf"], stdin=text)
+    began = probe.site.run("date +%s").strip()
+    units = [f"{template}{number}.service" for number in (1, 2)]
+    try:
+        probe.site.run("systemctl daemon-reload")
+        probe.site.run(f"! systemctl start {' '.join(units)}")
+        probe.site.run(f"! ls {directory} | grep sock")
+        said = probe.site.run(f"journalctl --sync; journalctl -u '{template}*' -S @{began} -o cat")
+    finally:
+        probe.site.run(f"rm -r {drop_in} {program}; systemctl daemon-reload")
+        probe.site.run(f"systemctl stop {' '.join(units)}")
+    assert f"{directory}/1/own.sock is no socket of probe" in said, said
+    assert "start-post operation timed out" in said, said
+    assert said.count("where the proxy looks: Permission denied") >= len(units), said
 
 
 def test_it_is_told_to_stop(server: str, probe: Probe) -> None:
