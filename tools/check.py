@@ -361,10 +361,8 @@ def main() -> int:
     parser.add_argument("steps", nargs="*", metavar="STEP", help="a step or a group of them")
     parser.add_argument("-v", "--verbose", action="store_true", help="show all output")
     parser.add_argument("-l", "--list", action="store_true", help="list the steps")
-    # much of a step is waiting: for a host to start, for requests to end
-    jobs = 2 * (os.cpu_count() or 1)
     parser.add_argument(
-        "-j", "--jobs", type=int, default=jobs, help="steps at a time; two for each core"
+        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="steps at a time; one a core"
     )
     options = parser.parse_args()
     started = time.monotonic()

@@ -213,7 +213,7 @@ def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
     before = one_site.serving()
     version = one_site.counted("killed between steps")
     steps = {}
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         for hook in BOUNDARIES:
             kill_between(one_site, hook, version, tmp_path / hook, **COUNTED)
             steps[hook] = one_site.get("/healthz")["release"]
@@ -254,7 +254,7 @@ def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: boo
     """What the installer of the killed build still writes harms neither the next build nor it."""
     before = one_site.serving()
     version = one_site.variant("same", f"build killed {run}")
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         kill_at(one_site, "file", "/run/build/begun", version, run=run, **BUILD)
         serving = one_site.get("/healthz")["release"]
         assert one_site.run("ls -d /srv/blog/releases/.building-*").count("\n") == 1
@@ -324,7 +324,7 @@ def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site, tmp_pat
     """It is neither run a second time nor is a second one begun beside it."""
     before = one_site.serving()
     version = one_site.counted("killed while it migrates")
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         unit = kill_while_it_migrates(one_site, version, run=True)
         serving = one_site.get("/healthz")["release"]
         deploy_while_it_migrates(one_site, version, tmp_path / "next")
@@ -343,7 +343,7 @@ def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> No
     """Its unit has noted that it succeeded."""
     before = one_site.serving()
     version = one_site.counted("module killed while it migrates")
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         unit = kill_while_it_migrates(one_site, version, run=False)
         serving = one_site.get("/healthz")["release"]
         one_site.run(f"rm {APP_HOME}/hold")
@@ -495,7 +495,7 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: st
     """No request fails, one version serves, and the next run brings what was asked for."""
     before = one_site.serving()
     version = one_site.variant("same", f"killed while it was to {step}")
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         kill_at(one_site, "step", step, version, run=True)
         serving = one_site.get("/healthz")["release"]
         again = one_site.deploy(version)
@@ -518,7 +518,7 @@ def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str)
     """Only the module dies (out of memory, by hand): the run itself puts things right."""
     before = one_site.serving()
     version = one_site.variant("same", f"module killed while it was to {step}")
-    with one_site.load(rate_per_second=100) as load:
+    with one_site.load(rate_per_second=50) as load:
         output = kill_at(one_site, "step", step, version, run=False)
         result = load.stop()
     assert "does not serve; it failed on" in output
