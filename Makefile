@@ -13,6 +13,9 @@ demo-clean:  ## Remove the demo's host and files
 test:  ## Run all checks, as CI does
 	@$(PYTHON) tools/check.py
 
+test-all:  ## And what shows the same again, under more load; for a release, it takes hours
+	@$(PYTHON) tools/check.py --all
+
 lint:  ## Only style, types and Ansible's rules
 	@$(PYTHON) tools/check.py lint
 
@@ -25,9 +28,12 @@ molecule:  ## Only the Molecule scenarios
 host-tests:  ## Only the tests of releases, failures and reboots on real hosts
 	@$(PYTHON) tools/check.py hosts
 
+tls-scan:  ## Scan the TLS of each proxy with testssl.sh, and compare with docs/tls.md
+	@$(PYTHON) tools/tls_scan.py
+
 clean: demo-clean  ## Remove everything that was made here
 	@$(PYTHON) tools/lab.py down --all
 	@rm -rf .ansible .cache .venv tests/output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test lint unit molecule host-tests clean
+.PHONY: help demo demo-clean test test-all lint unit molecule host-tests tls-scan clean

@@ -110,5 +110,5 @@ done
 [ -n "$python" ] || fail "Python 3.11 or newer is missing"
 # uv makes the environment anew by itself if it was made with another Python.
 say "installing the tools into .venv with $python"
-quietly "$uv" sync --quiet --frozen --no-progress --python "$python"
+quietly "$uv" sync --quiet --frozen --no-progress --compile-bytecode --python "$python"
 echo "$stamp" >.cache/bootstrap.stamp

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """All checks of the project, as `make test` and the CI run them.
 
-    tools/check.py                      everything
+    tools/check.py                      each promise of the collection once
+    tools/check.py --all                also what shows them again, under more load: it takes hours
     tools/check.py lint unit            some steps
     tools/check.py --verbose molecule   with all output
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -33,9 +35,36 @@ LOGS = CHECK / "logs"
 ARTEFACT = CHECK / "collections"
 EXAMPLE = steps.ROOT / "examples" / "blog"
 DEMO_GROUP = "check-demo"
-SCENARIOS = ("servers", "fleet", "traefik", "blog", "default")
-#: Tests on hosts that want the machine for themselves: one measures, one loads it to the full.
-ALONE = ("rollout", "time")
+SCENARIOS = (
+    "servers",
+    "fleet",
+    "traefik",
+    "caddy",
+    "caddy_upstream",
+    "blog",
+    "django",
+    "datasette",
+    "default",
+)
+#: What they show, others show too: `default` and the demo for the blog, on both Debians.
+REPEATED = ("blog",)
+#: They take minutes each: begun late, one of them would run on when all others have ended.
+LONG = (
+    "hosts-debian12",
+    "killed",
+    "rollout",
+    "certificates",
+    "balancer",
+    "watch",
+    "molecule-fleet",
+    "molecule-servers",
+)
+#: The load of a journey, without and with --all. The lighter one leaves the machine room for the
+#: steps beside it.
+LIGHT_JOURNEY = ("--rate=40", "--requests=10000")
+FULL_JOURNEY = ("--rate=250", "--requests=100000")
+#: What pytest is told without --all.
+NO_REPEATS = ("-m", "not repeat")
 SHOWN_LINES = 400
 SUMMARY = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 #: Held by the step that installs what is missing on this machine.
@@ -68,15 +97,15 @@ class Outcome:
 class Step:
     """One step.
 
-    `hosts` is the group of hosts in tools/lab.py that it starts. A step that is `alone` does not
-    share the machine with another one.
+    `hosts` is the group of hosts in tools/lab.py that it starts. What is a `repeat` shows again, in
+    another way, what another step shows.
     """
 
     name: str
     group: str
     action: Callable[[Path], Outcome]
     hosts: str = ""
-    alone: bool = False
+    repeat: bool = False
 
     def run(self) -> Outcome:
         """Do it; whatever goes wrong counts as one failure."""
@@ -123,13 +152,15 @@ def pytest(*words: str | Path, **changes: str) -> Callable[[Path], Outcome]:
     return action
 
 
-def scenario(name: str) -> Callable[[Path], Outcome]:
+def scenario(name: str, everything: bool) -> Callable[[Path], Outcome]:
     """A step that is a scenario of Molecule."""
+    extent = "" if everything else shlex.join(NO_REPEATS)
     return command(
         steps.BIN / "molecule",
         "test",
         f"--scenario-name={name}",
         "--no-command-borders",
+        PYTEST_ADDOPTS=extent,
         NO_COLOR="1",
         ANSIBLE_NOCOLOR="1",
     )
@@ -190,6 +221,7 @@ def check_example(log: Path) -> Outcome:
         "pytest",
         UV_PROJECT_ENVIRONMENT=str(CHECK / "blog-venv"),
         UV_PYTHON_DOWNLOADS="never",
+        UV_COMPILE_BYTECODE="1",
     )
     return action(log)
 
@@ -209,32 +241,65 @@ def check_demo(log: Path) -> Outcome:
     return Outcome(passed=int(not problems), failed=len(problems), text="\n".join(problems))
 
 
-def host_steps() -> list[Step]:
+def host_steps(everything: bool) -> list[Step]:
     """The tests on real hosts, a step for each set of hosts."""
+    extent = () if everything else NO_REPEATS
+    journey = FULL_JOURNEY if everything else LIGHT_JOURNEY
 
-    def step(name: str, files: Sequence[str], group: str, *options: str) -> Step:
+    def step(
+        name: str, files: Sequence[str], group: str, *options: str, repeat: bool = False
+    ) -> Step:
         paths = [steps.ROOT / "tests" / "hosts" / f"test_{file}.py" for file in files]
-        words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", *paths, *options]
-        return Step(name, "hosts", pytest(*words), hosts=group, alone=name in ALONE)
+        words: list[str | Path] = [steps.BIN / "python", "-m", "pytest", "-s", "--durations=0"]
+        action = pytest(*words, *paths, *options, *extent)
+        return Step(name, "hosts", action, hosts=group, repeat=repeat)
 
-    site = ("migration", "supervision", "second_app", "plan")
+    # first what the others have not changed yet
+    site = ("time", "migration", "supervision", "second_app", "plan")
     newer = ("rollout", "supervision")
     return [
         step("hosts-debian12", site, "tests-web12", "--host=web12"),
-        step("killed", ("killed",), "killed-web12", "--group=killed"),
-        step("rollout", ("rollout",), "rollout-web12", "--group=rollout", "--host=web12"),
+        step("killed", ("lock", "killed"), "killed-web12", "--group=killed"),
+        step(
+            "rollout",
+            ("rollout",),
+            "rollout-web12",
+            "--group=rollout",
+            "--host=web12",
+            *journey,
+        ),
         step("traefik", ("traefik",), "traefik-traefik", "--group=traefik"),
-        step("hosts-debian13", newer, "tests-web13", "--host=web13"),
-        step("lock", ("lock",), "lock-web12", "--group=lock"),
-        step("time", ("time",), "time-web12", "--group=time"),
+        step(
+            "certificates",
+            ("certificates",),
+            "certificates-certificates",
+            "--group=certificates",
+        ),
+        step("balancer", ("balancer",), "balancer-balancer", "--group=balancer", *journey),
+        step("watch", ("watch", "processes"), "watch-web12", "--group=watch", "--host=web12"),
+        step("hosts-debian13", newer, "tests-web13", "--host=web13", repeat=True),
     ]
 
 
-def all_steps() -> list[Step]:
-    """All steps, the long ones first among those that can run at the same time."""
+def all_steps(everything: bool) -> list[Step]:
+    """All steps: those without hosts first, then the long ones."""
     python = steps.BIN / "python"
     linked = str(steps.CACHE)
     tests = [steps.ROOT / "tests" / name for name in ("unit", "templates", "contract", "docs")]
+    with_hosts = [
+        *host_steps(everything),
+        *(
+            Step(
+                f"molecule-{name}",
+                "molecule",
+                scenario(name, everything),
+                hosts=f"molecule-{name.replace('_', '-')}",
+                repeat=name in REPEATED,
+            )
+            for name in SCENARIOS
+        ),
+        Step("demo", "demo", check_demo, hosts=DEMO_GROUP),
+    ]
     return [
         Step("ruff", "lint", command(steps.BIN / "ruff", "check")),
         Step("format", "lint", command(steps.BIN / "ruff", "format", "--check")),
@@ -254,28 +319,28 @@ def all_steps() -> list[Step]:
                 ANSIBLE_COLLECTIONS_PATH=linked,
             ),
         ),
-        *host_steps(),
-        *(
-            Step(f"molecule-{name}", "molecule", scenario(name), hosts=f"molecule-{name}")
-            for name in SCENARIOS
-        ),
-        Step("demo", "demo", check_demo, hosts=DEMO_GROUP),
+        *sorted(with_hosts, key=lambda step: step.name not in LONG),
     ]
 
 
 # --- running them ---------------------------------------------------------------------------------
 
 
-def chosen(names: Sequence[str]) -> list[Step]:
+def chosen(names: Sequence[str], everything: bool) -> list[Step]:
     """The steps with these names or of these groups; all if none is named."""
-    known = all_steps()
+    known = all_steps(everything)
     unknown = set(names) - {step.name for step in known} - {step.group for step in known}
     if unknown:
         words = sorted({step.name for step in known} | {step.group for step in known})
         raise steps.StepFailed(
             f"no step {', '.join(sorted(unknown))}; there are {', '.join(words)}"
         )
-    return [step for step in known if not names or {step.name, step.group} & set(names)]
+    return [
+        step
+        for step in known
+        if step.name in names
+        or ((not names or step.group in names) and (everything or not step.repeat))
+    ]
 
 
 def bootstrap(with_hosts: bool) -> None:
@@ -313,7 +378,7 @@ def report(step: Step, outcome: Outcome, seconds: float, verbose: bool) -> None:
 
 
 def run_steps(wanted: Sequence[Step], workers: int, verbose: bool) -> list[Outcome]:
-    """Run the steps, those together that can be."""
+    """Run the steps, some at a time."""
     outcomes: list[Outcome] = []
 
     def timed(step: Step) -> tuple[Outcome, float]:
@@ -321,26 +386,22 @@ def run_steps(wanted: Sequence[Step], workers: int, verbose: bool) -> list[Outco
         started = time.monotonic()
         return step.run(), time.monotonic() - started
 
-    for lane, size in (
-        ([step for step in wanted if not step.alone], workers),
-        ([step for step in wanted if step.alone], 1),
-    ):
-        pool = ThreadPoolExecutor(max_workers=size)
-        try:
-            futures: dict[Future[tuple[Outcome, float]], Step] = {
-                pool.submit(timed, step): step for step in lane
-            }
-            for future in as_completed(futures):
-                outcome, seconds = future.result()
-                outcomes.append(outcome)
-                report(futures[future], outcome, seconds, verbose)
-        except KeyboardInterrupt:
-            say("interrupted: ending what runs")
-            pool.shutdown(wait=False, cancel_futures=True)
-            steps.stop_all()
-            raise
-        finally:
-            pool.shutdown()
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        futures: dict[Future[tuple[Outcome, float]], Step] = {
+            pool.submit(timed, step): step for step in wanted
+        }
+        for future in as_completed(futures):
+            outcome, seconds = future.result()
+            outcomes.append(outcome)
+            report(futures[future], outcome, seconds, verbose)
+    except KeyboardInterrupt:
+        say("interrupted: ending what runs")
+        pool.shutdown(wait=False, cancel_futures=True)
+        steps.stop_all()
+        raise
+    finally:
+        pool.shutdown()
     return outcomes
 
 
@@ -360,14 +421,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("steps", nargs="*", metavar="STEP", help="a step or a group of them")
     parser.add_argument("-v", "--verbose", action="store_true", help="show all output")
+    parser.add_argument("-a", "--all", action="store_true", help="also what shows the same again")
     parser.add_argument("-l", "--list", action="store_true", help="list the steps")
     parser.add_argument(
-        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="steps at a time; one a core"
+        "-j",
+        "--jobs",
+        type=int,
+        # every step waits now and then: for a drain, for health, for a certificate
+        default=(os.cpu_count() or 1) + 1,
+        help="steps at a time; one a core and one more",
     )
     options = parser.parse_args()
     started = time.monotonic()
     try:
-        wanted = chosen(options.steps)
+        wanted = chosen(options.steps, options.all)
     except steps.StepFailed as error:
         parser.error(str(error))
     if options.list:

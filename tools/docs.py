@@ -26,6 +26,11 @@ END = "<!-- end of what tools/docs.py makes -->"
 REFUSED = ("<!-- begin of what tools/docs.py makes from the servers -->", END)
 #: Around what the scenario `servers` has seen (molecule/servers).
 SEEN = ("<!-- begin of what molecule/servers has seen -->", "<!-- end of what it has seen -->")
+#: Around what the scenarios of the proxies have seen (molecule/resources/proxy).
+SEEN_PROXIES = (
+    "<!-- begin of what molecule/resources/proxy has seen -->",
+    "<!-- end of what it has seen -->",
+)
 #: A longer expression is told better by defaults/main.yml itself.
 LONGEST_EXPRESSION = 60
 
@@ -138,6 +143,27 @@ def documents() -> Iterator[tuple[Path, str, str]]:
     servers = ROOT / "docs" / "servers.md"
     former = servers.read_text(encoding="utf-8")
     yield servers, former, filled(former, refused_table(), servers.name, REFUSED)
+
+
+def column(text: str, name: str, found: Mapping[str, str]) -> str:
+    """A document with one column of the table between the markers SEEN made anew.
+
+    Args:
+        text: The document; its table has the features as rows and the scenarios as columns.
+        name: Head of the column.
+        found: What was seen in each row.
+    """
+    first, last = SEEN_PROXIES
+    made = text.partition(first)[2].partition(last)[0].strip().splitlines()
+    head, *rows_before = [[c.strip() for c in line.strip("|").split("|")] for line in made]
+    number = head.index(code(name))
+    former = {row[0]: row for row in rows_before[1:]}
+    lines = [head, rows_before[0]]
+    for row, value in found.items():
+        cells = former.get(row, [row, *([""] * (len(head) - 1))])
+        lines.append([*cells[:number], value, *cells[number + 1 :]])
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return filled(text, re.sub(r" +\|", " |", table), "proxies.md", SEEN_PROXIES)
 
 
 def filled(text: str, made: str, name: str, markers: tuple[str, str] = (BEGIN, END)) -> str:

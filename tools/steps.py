@@ -47,6 +47,8 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("ANSIBLE_") or name == CONNECTIONS
     }
+    # As images for containers set it: each run of Ansible would compile the collection again.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     # Programs that bring certificate authorities of their own would not know a company's.
     if "SSL_CERT_FILE" not in kept and AUTHORITIES.exists():
@@ -120,7 +122,7 @@ def run(
     *,
     changes: Mapping[str, str] | None = None,
     directory: Path = ROOT,
-    timeout_seconds: float = 1800,
+    timeout_seconds: float = 3000,
     append: bool = False,
 ) -> tuple[int, str]:
     """Run a command with its output in a log file; returns its exit code and that output."""

@@ -50,6 +50,7 @@ CLOSED = "Told to stop while a WebSocket is open"
 KILLED = "Killed (SIGKILL) under load"
 EATEN = "Past its memory limit"
 BROKEN = "App that fails at its start"
+DIES = "App that dies once it was healthy"
 NONE_FAILED = "0 requests failed"
 ROWS = (
     SERVED,
@@ -64,6 +65,7 @@ ROWS = (
     KILLED,
     EATEN,
     BROKEN,
+    DIES,
 )
 #: What was seen: the text in each row for each server.
 seen: dict[str, dict[str, str]] = {name: {} for name in SERVERS}
@@ -116,8 +118,7 @@ class Probe:
         """What the app sees of a request."""
         status, body = asyncio.run(self.get("/"))
         assert status == 200, body
-        found: dict[str, Any] = json.loads(body[body.index("{") : body.rindex("}") + 1])
-        return found
+        return seen_by_the_app(body)
 
     @contextlib.asynccontextmanager
     async def websocket(self) -> Any:
@@ -139,10 +140,19 @@ class Probe:
         """The instance that serves."""
         return f"probe-{self.slot()}@1.service"
 
+    def pid(self) -> int | None:
+        """The process that answers; None while none does."""
+        status, body = asyncio.run(self.get("/"))
+        return int(seen_by_the_app(body)["pid"]) if status == 200 else None
+
     def restart(self) -> None:
         """Stops the instance as a reboot does, starts it again, and waits until it answers."""
         self.site.run(f"systemctl restart {self.unit()}")
-        assert until(lambda: asyncio.run(self.get("/"))[0] == 200)
+        assert until(lambda: self.pid() is not None)
+
+    def has_come_back(self, before: int | None) -> bool:
+        """Whether another process than before answers; the worker of a killed master still may."""
+        return until(lambda: self.pid() not in (None, before))
 
     def slot(self) -> str:
         """The slot that the proxy asks."""
@@ -155,7 +165,7 @@ class Probe:
             "address": self.site.host.address,
             "domain": DOMAIN,
             "ca_file": str(self.ca_file),
-            "rate_per_second": 60,
+            "rate_per_second": 40,
             "keepalive_get": 2,
             "new_get": 1,
             "keepalive_post": 1,
@@ -186,7 +196,13 @@ class Probe:
         self.server = name
 
 
-def until(question: Callable[[], bool], timeout_seconds: float = 15) -> bool:
+def seen_by_the_app(body: str) -> dict[str, Any]:
+    """The JSON in an answer, which may be in chunks."""
+    found: dict[str, Any] = json.loads(body[body.index("{") : body.rindex("}") + 1])
+    return found
+
+
+def until(question: Callable[[], bool], timeout_seconds: float = 60) -> bool:
     """Asks again and again until the answer is yes."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -205,7 +221,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     (directory / "ansible.cfg").write_text(collections_config(collections))
     host = lab.find(f"molecule-{SCENARIO.name}", "debian12")
     inventories = [SCENARIO / "inventory", made / "inventory" / "lab.yml"]
-    return Probe(Site(host, directory, inventories, SCENARIO / "app"))
+    return Probe(Site(host, directory, inventories, SCENARIO.parent / "resources" / "app"))
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -316,6 +332,20 @@ def test_a_broken_app_is_refused(server: str, probe: Probe) -> None:
     seen[server][BROKEN] = "refused"
 
 
+def test_an_app_that_dies_when_it_was_healthy_is_refused(server: str, probe: Probe) -> None:
+    """Also where a master starts it again, so that systemd does not learn of it."""
+    before = probe.describe()["slot"]
+    played = probe.site.play(
+        str(ROUNDS),
+        expect=2,
+        asgi_molecule_environment={"PROBE_BROKEN": "dies"},
+        asgi_molecule_rounds=[{"release": probe.release(), "restart": True}],
+    )
+    assert "did not stay up: " in played.output, played.output
+    assert probe.describe()["slot"] == before
+    seen[server][DIES] = "refused"
+
+
 def test_the_app_cannot_lead_the_proxy_elsewhere(server: str, probe: Probe) -> None:
     """Whoever has its user puts a link to another socket of the proxy's where the proxy looks."""
     directory, target = f"/run/asgi/probe/{probe.slot()}", "/run/caddy/admin.sock"
@@ -403,10 +433,9 @@ def test_its_websockets_are_closed(server: str, probe: Probe) -> None:
 def test_it_is_killed(server: str, probe: Probe) -> None:
     """Requests that come meanwhile wait; only those in the dead process are lost."""
     with probe.load() as load:
-        before = probe.describe()["pid"]
+        before = probe.pid()
         probe.site.run(f"systemctl kill --kill-whom=main --signal=SIGKILL {probe.unit()}")
-        assert until(lambda: asyncio.run(probe.get("/"))[0] == 200)
-        assert probe.describe()["pid"] != before
+        assert probe.has_come_back(before)
         result = load.stop()
     print(f"measured: {server} killed: {result.report().splitlines()[0]}")
     assert result.failed <= CONCURRENT, result.report()
@@ -415,11 +444,10 @@ def test_it_is_killed(server: str, probe: Probe) -> None:
 
 def test_it_takes_too_much_memory(server: str, probe: Probe) -> None:
     """It is killed and comes back; no deploy is needed."""
-    before = probe.describe()["pid"]
+    before = probe.pid()
     status, _body = asyncio.run(probe.get("/allocate?mebibytes=200", method="POST"))
     assert status != 200
-    assert until(lambda: asyncio.run(probe.get("/"))[0] == 200)
-    assert probe.describe()["pid"] != before
+    assert probe.has_come_back(before)
     seen[server][EATEN] = "killed, back"
 
 

@@ -11,12 +11,17 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
+from ansible_collections.asgi.deploy.plugins.module_utils import archives
+from ansible_collections.asgi.deploy.plugins.module_utils.downloads import obtain
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.packaged import package_plan
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
+    archive_plan,
     directory_plan,
     git_access,
     git_plan,
+    hide_credentials,
 )
 from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
 
@@ -79,6 +84,7 @@ def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, st
         groups=arguments.get("groups") or [],
         index=arguments.get("index") or {},
         extra_indexes=arguments.get("extra_indexes") or [],
+        commands=arguments.get("commands") or [],
     ).identity(arguments["entrypoint"], directory)
     # removed by Ansible when the run ends, shared by its worker processes until then
     scratch = Path(tempfile.mkdtemp(prefix="asgi-release-", dir=C.DEFAULT_LOCAL_TMP))
@@ -86,6 +92,12 @@ def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, st
         path = Path(source["path"]).expanduser()
         exclude = source.get("exclude") or []
         return directory_plan(path, exclude, scratch, build, directory)
+    if source.get("archive"):
+        unpacked = archives.unpack(obtain("archive", source, scratch), scratch / "source")
+        origin = hide_credentials(source["archive"])
+        return archive_plan(unpacked, origin, scratch, build, directory)
+    if source.get("wheel") or source.get("index"):
+        return package_plan(source, scratch, build, arguments.get("extras") or [])
     access = git_access(
         source.get("git") or "", source.get("username") or "", source.get("password") or ""
     )

@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.asgi.deploy.plugins.module_utils import fleet, plan, units, validation
+from ansible_collections.asgi.deploy.plugins.module_utils import (
+    fleet,
+    plan,
+    processes,
+    sizing,
+    units,
+    validation,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import ServerSettings, server
@@ -49,7 +56,10 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Returns the filters by name."""
         functions: dict[str, Callable[..., Any]] = {
+            "app_hosts": fleet.app_hosts,
             "app_problems": validation.app_problems,
+            "auto_instances": sizing.auto_instances,
+            "balancer_problems": validation.balancer_problems,
             "certificate_kind": validation.certificate_kind,
             "command_line": units.command_line,
             "configuration_problems": validation.configuration_problems,
@@ -58,7 +68,11 @@ class FilterModule:
             "fleet_outcome": fleet.outcome,
             "mebibytes": units.mebibytes,
             "migrate_problems": validation.migrate_problems,
+            "move_problems": processes.move_problems,
             "plan": plan.plan,
+            "process_problems": processes.problems,
+            "process_units": processes.units_of,
+            "processes_mebibytes": processes.memory_mebibytes,
             "proxy_problems": validation.proxy_problems,
             "rollback_target": fleet.rollback_target,
             "rollout_waits": plan.waits,

@@ -27,12 +27,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o644, owner: int = 0, group: int = 0) -> None:
+def write_atomic(
+    path: Path, text: str | bytes, mode: int = 0o644, owner: int = 0, group: int = 0
+) -> None:
     """Replaces a file in one step; a reader sees the old text or the new one.
 
     Args:
         path: The file; its directory must exist.
-        text: The whole new content.
+        text: The whole new content; a text is written in UTF-8.
         mode: Permission bits, set before any content is written.
         owner: User id of the file (left alone when not root).
         group: Group id of the file (left alone when not root).
@@ -42,8 +44,8 @@ def write_atomic(path: Path, text: str, mode: int = 0o644, owner: int = 0, group
         os.fchmod(descriptor, mode)
         if os.geteuid() == 0:
             os.fchown(descriptor, owner, group)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

@@ -10,9 +10,27 @@ from typing import Any
 
 from .errors import DeployError
 from .rollout import DRAIN_OLD, PROVE, START
+from .watch.rules import RECYCLED
 
 #: Steps whose time an operator wants to know.
 TOLD_STEPS = {START: "started in", PROVE: "healthy after", DRAIN_OLD: "drained in"}
+
+
+def app_hosts(groups: Mapping[str, Any], wanted: str | Sequence[str] | None = None) -> Any:
+    """Returns the hosts of a playbook: what `asgi_hosts` names, else the group `asgi`.
+
+    Raises:
+        DeployError: There are hosts, and neither. Ansible would do nothing, and call it a success.
+    """
+    if wanted:
+        return wanted
+    # a syntax check, as by ansible-lint, has no hosts at all
+    if groups.get("all") and "asgi" not in groups:
+        raise DeployError(
+            "the inventory has no group asgi: put the hosts of the app into it, or name their group"
+            " in asgi_hosts ('!all' if there is nothing but balancers)"
+        )
+    return "asgi"
 
 
 def rollback_target(
@@ -32,6 +50,7 @@ def rollback_target(
     if not reports:
         raise DeployError("no host was reached, so there is nothing to roll back")
     target = wanted_release(reports, wanted) if wanted else last_good_release(reports)
+    refuse_two(reports, target)
     crossed = {
         release: heads
         for report in reports
@@ -46,6 +65,27 @@ def rollback_target(
             " deploy a version that mends the cause"
         )
     return target
+
+
+def refuse_two(reports: Sequence[Mapping[str, Any]], target: str) -> None:
+    """Raises where two hosts would run what may run on one only.
+
+    A host goes back to what it ran with the release, though that has moved to another one since.
+    """
+    found = [
+        name
+        for report in reports
+        for release in report["releases"]
+        if release["release"] == target
+        for name in release.get("only_on", [])
+    ]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise DeployError(
+            f"with {target} more than one host would run {', '.join(twice)}, which only_on has"
+            " moved to another host since. Deploy the former source by asgi.deploy.site instead:"
+            " then each runs where the variables say now"
+        )
 
 
 def wanted_release(reports: Sequence[Mapping[str, Any]], wanted: str) -> str:
@@ -111,6 +151,8 @@ def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
         parts.append(f"{result['seconds']} s")
     took = {step["name"]: step["seconds"] for step in result.get("steps", [])}
     parts += [f"{words} {took[step]:g} s" for step, words in TOLD_STEPS.items() if step in took]
+    if result.get("instances_reason"):
+        parts.append(result["instances_reason"])
     if "memory_mebibytes" in result:
         parts.append(f"memory {result['memory_mebibytes']} of {result['memory_max_mebibytes']} MiB")
     if result.get("cut_connections"):
@@ -141,11 +183,25 @@ def status_row(report: Mapping[str, Any]) -> dict[str, str]:
         "up": f"{report['instances_running']} of {len(report['instances'])}",
         "memory MiB": f"{report['memory_mebibytes']} of {report['memory_max_mebibytes']}",
         "restarts": str(report["restarts"]),
+        "processes": processes_text(report["processes"]),
         "since": report["since"],
         "certificate": "" if days is None else f"{days:g} days",
         "releases": disk_text(report["disk"]),
         "last rollout": last_event(report),
     }
+
+
+def processes_text(processes: Sequence[Mapping[str, Any]]) -> str:
+    """Returns how what runs beside the instances fares: as `worker 2 of 2, cleanup failed`."""
+    told = []
+    for one in processes:
+        text = f"{one['name']} {one['running']} of {one['count']}"
+        if one["kind"] == "timer":
+            text = f"{one['name']} {'waits' if one['running'] else 'stopped'}"
+        if one["result"] != "success":
+            text += f" ({one['result']})"
+        told.append(text)
+    return ", ".join(told)
 
 
 def disk_text(disk: Mapping[str, Any] | None) -> str:
@@ -158,14 +214,20 @@ def disk_text(disk: Mapping[str, Any] | None) -> str:
 
 
 def last_event(report: Mapping[str, Any]) -> str:
-    """Returns the last event of a host's history, and a run that was cut off, for a person."""
-    cut_off = "a run was cut off: the next deploy mends it" if report["operation"] else ""
-    if not report["history"]:
-        return cut_off
-    last = report["history"][-1]
-    by = f" by {last['by']}" if last.get("by") else ""
-    told = f"{last['status']} {last['at']}{by}"
-    return f"{told}, {cut_off}" if cut_off else told
+    """Returns the last event of a host's history, and what else a person should know.
+
+    That is what the watch did last, unless it is in the history, and a run that was cut off.
+    """
+    told = []
+    if report["history"]:
+        last = report["history"][-1]
+        by = f" by {last['by']}" if last.get("by") else ""
+        told.append(f"{last['status']} {last['at']}{by}")
+    if report["watch"].get("action", RECYCLED) != RECYCLED:
+        told.append(f"watch: {report['watch']['action']} {report['watch']['at']}")
+    if report["operation"]:
+        told.append("a run was cut off: the next deploy mends it")
+    return ", ".join(told)
 
 
 def status_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -52,11 +52,13 @@ class Answer:
         healthy: It is what the check accepts.
         text: What was answered, in a few words.
         slot: The slot that the proxy says it asked, if it says so.
+        timed_out: Nobody answered within the time for one question.
     """
 
     healthy: bool
     text: str
     slot: str = ""
+    timed_out: bool = False
 
 
 class SocketConnection(http.client.HTTPConnection):
@@ -106,7 +108,9 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
         body = content.decode("utf-8", errors="replace")
     # a name or path that cannot be sent is a ValueError (UnicodeError is one)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return Answer(False, f"no answer: {error or type(error).__name__}")
+        # with all places in its queue taken a listener says at once what would take long
+        timed_out = isinstance(error, (socket.timeout, BlockingIOError))
+        return Answer(False, f"no answer: {error or type(error).__name__}", timed_out=timed_out)
     finally:
         connection.close()
     slot = response.headers.get("X-Asgi-Slot", "")

@@ -49,6 +49,19 @@ class Layout:
         """The link from a slot to its release."""
         return self.root / "slots" / slot
 
+    def static_release(self, release: str) -> Path:
+        """What of a release the proxy may read; `current` in it leads to its files."""
+        return self.root / "static" / "releases" / release
+
+    def static_link(self, slot: str) -> Path:
+        """The link from a slot to the static files of its release (roles/proxy)."""
+        return self.root / "static" / slot
+
+    @property
+    def static_shared(self) -> Path:
+        """Static files of all releases that are named after their content (roles/proxy)."""
+        return self.root / "static" / "shared"
+
     @property
     def switch_file(self) -> Path:
         """The proxy's switch: green serves while it exists, blue otherwise.
@@ -56,6 +69,15 @@ class Layout:
         It lies outside /run, so that a reboot comes up with the slot that served.
         """
         return self.root / "serving" / "green"
+
+    @property
+    def draining_file(self) -> Path:
+        """A balancer is told that this host is not ready while it exists.
+
+        It lies in /run, so that a reboot does not leave the host out where the proxy is Caddy,
+        whose site looks for it (roles/proxy); Traefik is told by a run.
+        """
+        return Path("/run/asgi-deploy") / f"{self.name}.draining"
 
     @property
     def state_file(self) -> Path:
@@ -90,6 +112,10 @@ class Layout:
         """The socket on which one instance listens."""
         return Path("/run/asgi") / self.name / slot / f"{instance}.sock"
 
+    def count_file(self, slot: str, instance: int) -> Path:
+        """Where one instance counts its requests, if it is told to; the app's user writes there."""
+        return Path("/run/asgi") / self.name / slot / str(instance) / "requests"
+
     @property
     def slice(self) -> str:
         """The slice of all processes of the app. A dash would nest it in another slice."""
@@ -113,6 +139,31 @@ class Layout:
     def migrate_unit(self, release: str) -> str:
         """The unit that migrates for one release."""
         return f"{self.name}-migrate@{release}.service"
+
+    @property
+    def watch_unit(self) -> str:
+        """The unit of the watch."""
+        return f"asgi-{self.name}-watch.service"
+
+    @property
+    def watch_unit_file(self) -> Path:
+        """Unit file of the watch; it is there where anything is watched."""
+        return SYSTEM_UNITS / self.watch_unit
+
+    @property
+    def watch_program(self) -> Path:
+        """The program of the watch with all that it needs, as one file."""
+        return self.root / "watch" / "watch.pyz"
+
+    @property
+    def watch_settings(self) -> Path:
+        """What is watched."""
+        return self.root / "watch" / "watch.json"
+
+    @property
+    def watch_record(self) -> Path:
+        """What the watch did last."""
+        return self.root / "watch" / "last.json"
 
     def unit(self, slot: str, instance: int, kind: str = "service") -> str:
         """Name of one instance's unit."""

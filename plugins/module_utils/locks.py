@@ -23,12 +23,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import state
+from . import state, systemd
 from .errors import DeployError
 from .files import read_text, remove, write_atomic
 from .layout import Layout
 
 POLL_SECONDS = 0.1
+#: How long the watch may need to put back what it has begun.
+WATCH_SECONDS = 300
+#: Between the moment in which the watch has the lock and the one in which that can be read.
+GRACE_SECONDS = 1
 #: How long the last module call of a dead run may still need on the host.
 DEAD_CALL_SECONDS = 300
 
@@ -57,21 +61,31 @@ def locked(layout: Layout, wait_seconds: float = 0, run: str = "") -> Iterator[N
 
 @contextlib.contextmanager
 def one_call(layout: Layout, wait_seconds: float) -> Iterator[None]:
-    """Holds the app until this process ends, at the latest."""
+    """Holds the app until this process ends, at the latest.
+
+    The watch makes way for everybody: it is ended, and waited for.
+    """
     layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
     with layout.lock_file.open("a+", encoding="utf-8") as file:
         layout.lock_file.chmod(0o600)
-        deadline = time.monotonic() + wait_seconds
+        patience_seconds = GRACE_SECONDS if layout.watch_unit_file.exists() else 0
+        deadline = time.monotonic() + max(wait_seconds, patience_seconds)
+        holder = ""
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
+                file.seek(0)
+                before, holder = holder, file.read().strip()
+                if holder != before and is_watch(layout, holder):
+                    # it puts back what it has begun; systemd starts it again
+                    systemd.systemctl("restart", "--no-block", layout.watch_unit)
+                    deadline = max(deadline, time.monotonic() + WATCH_SECONDS)
                 if time.monotonic() >= deadline:
-                    file.seek(0)
                     raise DeployError(
-                        f"{layout.name} is being changed on this host by another run"
-                        f" ({file.read().strip()}); nothing was done, try again when it has ended",
+                        f"{layout.name} is being changed on this host by another run ({holder});"
+                        " nothing was done, try again when it has ended",
                         busy=True,
                     ) from error
                 time.sleep(POLL_SECONDS)
@@ -79,6 +93,14 @@ def one_call(layout: Layout, wait_seconds: float) -> Iterator[None]:
         file.write(f"pid {os.getpid()} since {state.now()}")
         file.flush()
         yield
+
+
+def is_watch(layout: Layout, holder: str) -> bool:
+    """Says whether a call is the watch's, by what it has written into the lock file."""
+    if not layout.watch_unit_file.exists():
+        return False
+    (status,) = systemd.show([layout.watch_unit])
+    return status.main_pid > 0 and holder.startswith(f"pid {status.main_pid} ")
 
 
 def take(layout: Layout, wanted: Mapping[str, Any], dead: str = "") -> dict[str, Any]:

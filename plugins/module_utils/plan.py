@@ -21,15 +21,17 @@ def waits(limits: Mapping[str, Any]) -> str:
 
     Args:
         limits: `instances`, `health_timeout_seconds`, `stable_seconds`,
-            `proxy_timeout_seconds`, `settle_seconds`, `drain_seconds`; empty where the host
-            knows none.
+            `proxy_timeout_seconds`, `settle_seconds`, `drain_seconds`,
+            `balancer_drain_seconds`; empty where the host knows none.
     """
     if not limits:
         return "limits are not known, nothing was rolled out here"
     count = int(limits["instances"])
     seconds = {key: f"{float(value):g} s" for key, value in limits.items() if key != "instances"}
+    drains = float(limits.get("balancer_drain_seconds", 0)) > 0
+    balancer = f"{seconds['balancer_drain_seconds']} for the balancer, " if drains else ""
     return (
-        f"{count} instance{'s' if count != 1 else ''},"
+        f"{balancer}{count} instance{'s' if count != 1 else ''},"
         f" at most {seconds['health_timeout_seconds']} until healthy,"
         f" {seconds['stable_seconds']} stable,"
         f" at most {seconds['proxy_timeout_seconds']} until the proxy confirms,"
@@ -44,7 +46,7 @@ def plan(facts: Mapping[str, Any]) -> list[str]:
         facts: `host`, `mode` (site, rollback, restart), `rollout` (what the module returned), and
             for site: `plan` and `staged` (module release), `source_path`, `missing_packages`,
             `migrate_command`, `migrate_host`, `migration` (module migration, on that host),
-            `proxy` (module proxy_config).
+            `proxy` (module proxy_config), and `instances_reason`, where their number was decided.
     """
     lines = [headline(facts)]
     if facts["rollout"]["recovered"]:
@@ -53,6 +55,8 @@ def plan(facts: Mapping[str, Any]) -> list[str]:
         lines += [packages_line(facts), build_line(facts), migration_line(facts)]
     else:
         lines += ["build: nothing", f"migration: none, a {facts['mode']} runs none"]
+    if facts.get("instances_reason"):
+        lines.append(f"instances: {facts['instances_reason']}")
     lines += [variables_line(facts), units_line(facts), proxy_line(facts), services_line(facts)]
     return [line for line in lines if line]
 

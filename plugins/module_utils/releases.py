@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from . import static
 from .commands import run, tail
 from .errors import DeployError
 from .files import read_text, sync_directory, write_atomic
@@ -50,7 +51,10 @@ module_name, _, attribute = entrypoint.partition(":")
 sys.path.insert(0, "")
 if importlib.util.find_spec(server) is None:
     package = server.replace("_", "-")
-    sys.exit(f"{package} is not installed in the release: add it to the app's dependencies")
+    sys.exit(
+        f"{package} is not installed in the release: add it to the app's dependencies, or without"
+        " a source tree to asgi_app_source.requirements"
+    )
 target = importlib.import_module(module_name)
 for name in attribute.split("."):
     target = getattr(target, name)
@@ -83,8 +87,10 @@ class StageRequest:
         directory: The folder inside the source that is the working directory.
         entrypoint: `module:attribute`.
         server: Python module of the ASGI server.
+        credentials: Files that systemd gives the app, by their names; for the import check.
         sandbox: For the import check.
         minimum_free_mebibytes: Refuse to build with less free space.
+        notes: What is to be known of the source, for the manifest.
     """
 
     release: str
@@ -97,9 +103,11 @@ class StageRequest:
     entrypoint: str
     directory: str = "."
     server: str = "uvicorn"
+    credentials: Mapping[str, str] = field(default_factory=dict)
     sandbox: Sandbox = field(default_factory=Sandbox)
     minimum_free_mebibytes: int = 0
     checkout: Callable[[Path], None] | None = None
+    notes: Sequence[str] = ()
 
 
 def prepare_directories(layout: Layout, request: StageRequest) -> None:
@@ -155,7 +163,15 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
         # what runs is always `app`, wherever in the source it lies
         (aside / "app").symlink_to(Path("source") / request.directory)
         final = layout.release(request.release)
-        builder = Builder(request.build, request.build_user, aside, final, working, request.cache)
+        builder = Builder(
+            settings=request.build,
+            user=request.build_user,
+            directory=aside,
+            final=final,
+            source=working,
+            cache=request.cache,
+            former=newest(layout),
+        )
         builder.build()
         if request.build.compile_bytecode:
             builder.call(
@@ -165,6 +181,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             )
         # from here on only root makes names in it; systemd reads this file as root
         os.chown(aside, 0, aside.stat().st_gid)
+        refuse_other_link(aside / "app", Path("source") / request.directory)
         write_atomic(aside / "release.env", f"ASGI_RELEASE={request.release}\n", 0o644)
         found = import_check(layout, request, aside)
         manifest = {
@@ -174,7 +191,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             "release": request.release,
             **request.manifest,
             "entrypoint": request.entrypoint,
-            "notes": builder.notes,
+            "notes": [*request.notes, *builder.notes],
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_seconds": round(time.monotonic() - started, 1),
         }
@@ -189,6 +206,24 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     return manifest
 
 
+def newest(layout: Layout) -> Path | None:
+    """Returns the directory of the release that was built last, None if there is none."""
+    staged = map(layout.release, layout.staged_releases())
+    return max(staged, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def refuse_other_link(path: Path, target: Path) -> None:
+    """Raises where what was built has put something else in the place of a link of ours.
+
+    Root reads through it later, so it must lead to where it did.
+    """
+    if not path.is_symlink() or path.readlink() != target:
+        raise DeployError(
+            f"the build has changed {path.name} of the release, which is to be a link to {target};"
+            " see what asgi_app_build_commands and the packages that were built do there"
+        )
+
+
 def refuse_without_server(layout: Layout, release: str, module: str) -> None:
     """Raises where a staged release has not got a server.
 
@@ -199,7 +234,18 @@ def refuse_without_server(layout: Layout, release: str, module: str) -> None:
     if not any(found):
         package = module.replace("_", "-")
         raise DeployError(
-            f"{package} is not installed in release {release}: add it to the app's dependencies"
+            f"{package} is not installed in release {release}: add it to the app's dependencies,"
+            " or without a source tree to asgi_app_source.requirements"
+        )
+
+
+def refuse_missing(credentials: Mapping[str, str]) -> None:
+    """Raises where a file that systemd is to give the app is not there."""
+    missing = [path for path in credentials.values() if not Path(path).is_file()]
+    if missing:
+        raise DeployError(
+            f"asgi_app_credentials: there is no file {', '.join(missing)} on this host, so nothing"
+            " of the app would start; put it there, for example by asgi_app_before_stage"
         )
 
 
@@ -249,6 +295,7 @@ def import_check(layout: Layout, request: StageRequest, release: Path) -> dict[s
     properties += [
         f"EnvironmentFile=-{layout.configuration / name}" for name in CONFIGURATION_FILES
     ]
+    properties += [f"LoadCredential={name}:{path}" for name, path in request.credentials.items()]
     properties += [f"{key}={value}" for key, value in request.sandbox.directives()]
     done = run(
         [
@@ -316,6 +363,7 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
     )
     removed = [release for release in staged[keep:] if release not in needed]
     for release in removed:
+        static.withdraw(layout, release)
         # under another name first, so that half a release never has a final name
         aside = layout.releases / f"{BUILDING}{release}"
         layout.release(release).replace(aside)

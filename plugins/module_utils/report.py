@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -14,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import slots, state, systemd
+from . import processes, slots, state, systemd
 from .commands import run
+from .files import read_text
 from .health import certificate_days, tls_context
 from .layout import SLOTS, Layout
 from .proxies import access_from
 from .releases import read_manifest
-from .rollout import Settings
+from .rollout import Settings, stands_as_it_was
 
 MINIMUM_SYSTEMD = 247
 #: The unit of st_blocks, whatever the file system's own blocks are.
@@ -57,6 +59,7 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
                 **read_manifest(layout, release),
                 "status": current.status(release),
                 "migrated": layout.migration_record(release).exists(),
+                "only_on": only_here(layout, release, current),
             }
             for release in staged
         ],
@@ -67,13 +70,32 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
         "memory_mebibytes": sum(one["memory_bytes"] or 0 for one in found) // 2**20,
         "memory_max_mebibytes": sum(one["memory_max_bytes"] or 0 for one in found) // 2**20,
         "open_connections": {slot: slots.connections(layout, slot) for slot in SLOTS},
+        "processes": beside(layout, serving, current) if active else [],
         "since": min((one["since"] for one in found if one["since"]), default=""),
         "certificate_days": site_certificate_days(current) if ask_proxy else None,
         "disk": disk(layout) if ask_disk else None,
         "limits": Settings.read(current.settings).limits() if current.settings else {},
         "history": current.history,
         "operation": current.operation,
+        "watch": json.loads(read_text(layout.watch_record) or "{}"),
     }
+
+
+def only_here(layout: Layout, release: str, current: state.State) -> list[str]:
+    """Returns what this host alone is to run beside the instances, if it goes back to a release."""
+    former = stands_as_it_was(layout, release, current)
+    recorded = current.former_settings if former else current.settings
+    if not recorded:
+        return []
+    return [one.name for one in Settings.read(recorded).units.processes if one.only_on]
+
+
+def beside(layout: Layout, slot: str, current: state.State) -> list[dict[str, Any]]:
+    """Returns how what runs beside the instances of a slot fares (processes.statuses)."""
+    if not current.settings:
+        return []
+    wanted = Settings.read(current.settings).units.processes
+    return processes.statuses(layout, slot, wanted)
 
 
 def disk(layout: Layout) -> dict[str, int]:

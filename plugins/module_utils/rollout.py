@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from . import proxies, slots, state, systemd
+from . import processes, proxies, slots, state, systemd
 from .errors import DeployError
-from .files import read_text
+from .files import read_text, write_atomic
 from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
@@ -29,8 +29,11 @@ from .servers import server
 #: How often a serving app is asked before it is called unhealthy.
 HEALTH_ATTEMPTS = 3
 #: Steps that others look for by their names.
+LEAVE_BALANCER = "leave the balancer"
+RETURN_TO_BALANCER = "return to the balancer"
 START = "start the slot"
 PROVE = "prove its health"
+HAND_OVER = "start its processes"
 DRAIN_OLD = "drain the old slot"
 STOP_OLD = "stop the old slot"
 
@@ -48,6 +51,8 @@ class Settings:
         settle_seconds: Shortest time between switch and stop of the old slot.
         drain_seconds: Longest time for the old slot's open connections.
         keep_releases: How many releases stay on the host.
+        balancer_drain_seconds: How long a balancer has to notice that this host is not ready,
+            before anything is done here; 0 where it is not told.
     """
 
     units: slots.SlotUnits
@@ -58,6 +63,7 @@ class Settings:
     settle_seconds: float = 3
     drain_seconds: float = 30
     keep_releases: int = 5
+    balancer_drain_seconds: float = 0
 
     def limits(self) -> dict[str, float]:
         """Returns what a rollout waits for, and how long it may."""
@@ -68,13 +74,14 @@ class Settings:
             "proxy_timeout_seconds": self.access.timeout_seconds,
             "settle_seconds": self.settle_seconds,
             "drain_seconds": self.drain_seconds,
+            "balancer_drain_seconds": self.balancer_drain_seconds,
         }
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> Settings:
         """Reads the settings from a module's options or from the state of a host."""
         return Settings(
-            units=slots.SlotUnits(**values["units"]),
+            units=slots.SlotUnits.read(values["units"]),
             instances=int(values["instances"]),
             server=values["server"],
             health=HealthCheck(**values["health"]),
@@ -82,7 +89,13 @@ class Settings:
             settle_seconds=float(values["settle_seconds"]),
             drain_seconds=float(values["drain_seconds"]),
             keep_releases=int(values["keep_releases"]),
+            # hosts whose last rollout was made by a former version have recorded none
+            balancer_drain_seconds=float(values.get("balancer_drain_seconds", 0)),
         )
+
+
+class Ended(DeployError):
+    """This process was asked to end."""
 
 
 @contextlib.contextmanager
@@ -90,7 +103,7 @@ def ended_by_signals() -> Iterator[None]:
     """Turns a request to end this process into an error, so that what was begun is undone."""
 
     def refuse(number: int, _frame: object) -> NoReturn:
-        raise DeployError(f"ended by {signal.Signals(number).name}")
+        raise Ended(f"ended by {signal.Signals(number).name}")
 
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     former = {number: signal.signal(number, refuse) for number in numbers}
@@ -126,6 +139,9 @@ def healthy_now(layout: Layout, settings: Settings) -> str:
     for status in statuses:
         if not status.running:
             return f"{status.name} is {status.active_state}"
+    trouble = processes.trouble(layout, slot, settings.units.processes)
+    if trouble:
+        return trouble
     ask = proxies.driver(settings.access.provider).ask
     for attempt in range(HEALTH_ATTEMPTS):
         if attempt:
@@ -138,7 +154,26 @@ def healthy_now(layout: Layout, settings: Settings) -> str:
 
 def through_proxy(settings: Settings) -> HealthCheck:
     """The health check as it is asked for the app's domain."""
-    return HealthCheck(**{**vars(settings.health), "host": settings.access.domain})
+    return settings.access.check(settings.health)
+
+
+def leave_balancer(layout: Layout) -> None:
+    """Has the proxy of this host tell a balancer that it is not ready."""
+    layout.draining_file.parent.mkdir(mode=0o755, exist_ok=True)
+    write_atomic(layout.draining_file, "")
+    tell_balancer(layout)
+
+
+def return_to_balancer(layout: Layout) -> None:
+    """Has the proxy of this host tell a balancer again what the app says of itself."""
+    remove_file(layout.draining_file)
+    tell_balancer(layout)
+
+
+def tell_balancer(layout: Layout) -> None:
+    """Has each proxy look at the file: the app may be on its way from one to another."""
+    for driver in proxies.DRIVERS.values():
+        driver.tell_balancer(layout)
 
 
 def recover(layout: Layout, current: state.State) -> str:
@@ -184,11 +219,46 @@ def recover(layout: Layout, current: state.State) -> str:
             by=operation["by"],
             run=operation.get("run", ""),
         )
+    if layout.slot_release(serving) is not None and current.settings:
+        # one that does not stay up is the next rollout's reason, not this one's end
+        with contextlib.suppress(DeployError):
+            hand_over(layout, serving, Settings.read(current.settings), [])
+    return_to_balancer(layout)
     current.operation = {}
     state.save(layout.state_file, current)
     return (
         f"a rollout of {operation['release']} that began at {operation['at']} was cut off while"
         f" it was to {operation['step']}; {told}"
+    )
+
+
+def stands_as_it_was(layout: Layout, release: str, current: state.State) -> bool:
+    """Whether going back to a release is going back to its units and environment too."""
+    serving = layout.serving_slot()
+    if layout.slot_release(serving) is None:
+        return False
+    idle = other_slot(serving)
+    return layout.slot_release(idle) == release and bool(current.former_settings)
+
+
+def hand_over(
+    layout: Layout, slot: str, settings: Settings, former: Sequence[processes.Process]
+) -> None:
+    """Has the processes of a slot run, and those of the other one no longer.
+
+    Args:
+        layout: The app.
+        slot: The slot that serves.
+        settings: Those of the slot.
+        former: Processes of the other slot that may go on until it is stopped.
+    """
+    processes.serve(
+        layout,
+        slot,
+        settings.units.processes,
+        former,
+        stable_seconds=settings.health.stable_seconds,
+        stop_timeout_seconds=slots.STOP_TIMEOUT_SECONDS,
     )
 
 
@@ -201,6 +271,7 @@ def rollout(
     by: str,
     force: str = "",
     leave: bool = False,
+    others_serve: bool = True,
     run: str = "",
     check_mode: bool = False,
     unwritten: Mapping[str, str] | None = None,
@@ -215,15 +286,16 @@ def rollout(
         by: Who asked for it, for the history.
         force: Why to roll out what already serves (restart); empty to leave that alone.
         leave: The release that serves now is not to be gone back to (rollback).
+        others_serve: A balancer has other hosts to ask while this one is worked on.
         run: Names the run of the fleet; only in the same run is this undone.
         check_mode: Say what would be done.
-        unwritten: Environment and secrets by the names of their files, where check mode has not
-            written them.
+        unwritten: Environment and secrets by the names of their files, where those on the host are
+            not to be taken: check mode has not written them, and the watch keeps what serves.
 
     Returns:
         `changed`, `release`, `previous`, `slot` (that serves afterwards), `reasons`, `diff`,
         `variables`, `steps`, `seconds`, memory, `cut_connections`, `proxy_gap_seconds`, `pruned`,
-        `recovered`; in check mode only what is known before.
+        `recovered`, `watched`; in check mode only what is known before.
 
     Raises:
         DeployError: What failed, what was put back, and the journal lines.
@@ -253,19 +325,19 @@ def rollout(
         "proxy_gap_seconds": 0,
         "pruned": [],
         "recovered": recovered,
+        "watched": layout.watch_unit_file.exists(),
     }
     if reasons:
         former = serving if previous is not None else None
         target = serving if former is None else other_slot(serving)
-        # going back to what served before is going back to its units and environment too
-        as_it_was = (
-            leave and layout.slot_release(target) == release and bool(current.former_settings)
-        )
+        as_it_was = leave and stands_as_it_was(layout, release, current)
         if as_it_was:
             recorded = current.former_settings
             settings = Settings.read(recorded)
         # the site playbook finds it out earlier; a rollback may go back to another proxy
         proxies.driver(settings.access.provider).refuse_switch(layout)
+        if not others_serve:
+            settings = replace(settings, balancer_drain_seconds=0)
         result["slot"] = target
         result.update(to_change(layout, former, target, settings, as_it_was, unwritten))
     if check_mode:
@@ -286,6 +358,7 @@ def rollout(
             left_status=state.LEFT if leave else "",
             as_it_was=as_it_was,
             run=run,
+            unwritten=unwritten,
         )
         result["cut_connections"] = doing.all_steps()
         result["steps"] = doing.steps
@@ -407,7 +480,8 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
                 " roll back with the rollback playbook"
             )
         recorded = current.former_settings or current.settings
-        settings = Settings.read(recorded)
+        # all hosts that had moved go back at once, and a balancer must have somebody to ask
+        settings = replace(Settings.read(recorded), balancer_drain_seconds=0)
         proxies.driver(settings.access.provider).refuse_switch(layout)
         back_again = Run(
             layout,
@@ -459,7 +533,9 @@ class Run:
         left_status: What the previous release is from now on, if it is to be noted.
         as_it_was: Start the target slot with all that it has (undo), not with what is new.
         run: Names the run of the fleet that it belongs to.
+        unwritten: As for `rollout`.
         switched: The proxy was turned.
+        handed_over: The processes of the old slot were stopped.
         steps: The steps that were done, with the seconds that each took.
     """
 
@@ -475,7 +551,9 @@ class Run:
     left_status: str = ""
     as_it_was: bool = False
     run: str = ""
+    unwritten: Mapping[str, str] | None = None
     switched: bool = False
+    handed_over: bool = False
     gap_seconds: float = 0
     steps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -527,7 +605,7 @@ class Run:
         """
         layout, settings, target = self.layout, self.settings, self.target
         started = time.monotonic()
-        before = slots.snapshot(layout, target)
+        before = slots.snapshot(layout, target, settings.units)
         name = ""
         try:
             with ended_by_signals():
@@ -544,6 +622,11 @@ class Run:
             cause = str(error) or repr(error)
             reason = f"{name}: {cause.splitlines()[0]}"
             status = state.REFUSED if self.release == self.previous else state.FAILED
+            try:
+                # also where the way back failed: then the app says itself that it is not healthy
+                return_to_balancer(layout)
+            except (DeployError, OSError) as second:
+                told += f"; the balancer may not ask this host: {second}"
             try:
                 self.finish(status, reason, time.monotonic() - started)
             except OSError as second:
@@ -585,7 +668,8 @@ class Run:
     def steps_to_serve(self) -> list[tuple[str, Callable[[], None]]]:
         """The steps until the new release serves, in their order, by their names."""
         layout, settings, target = self.layout, self.settings, self.target
-        explain = server(settings.server).explain_exit
+        program = server(settings.server)
+        explain = program.explain_exit
         since = time.time()
 
         def prepare() -> None:
@@ -599,9 +683,17 @@ class Run:
                 systemd.install_unit_files({layout.slice_file: both})
             else:
                 units = replace(settings.units, slice=both)
-                slots.prepare(layout, target, self.release, units)
+                slots.prepare(layout, target, self.release, units, self.unwritten)
+            processes.refuse_calendars(settings.units.processes)
 
+        def leave() -> None:
+            leave_balancer(layout)
+            time.sleep(settings.balancer_drain_seconds)
+
+        drains = self.previous is not None and settings.balancer_drain_seconds > 0
+        hands_over = settings.units.processes or self.former_processes()
         return [
+            *([(LEAVE_BALANCER, leave)] if drains else []),
             ("prepare the slot", prepare),
             (
                 START,
@@ -612,13 +704,32 @@ class Run:
             (
                 PROVE,
                 lambda: slots.prove(
-                    layout, target, settings.instances, settings.health, explain, since
+                    layout,
+                    target,
+                    settings.instances,
+                    settings.health,
+                    explain,
+                    since,
+                    program.HAS_MASTER,
                 ),
             ),
             ("enable it at boot", lambda: slots.enable(layout, target, settings.instances)),
             ("switch the proxy", self.switch),
             ("confirm through the proxy", lambda: self.confirm(target)),
+            *([(HAND_OVER, self.hand_over)] if hands_over else []),
+            *([(RETURN_TO_BALANCER, lambda: return_to_balancer(layout))] if drains else []),
         ]
+
+    def former_processes(self) -> Sequence[processes.Process]:
+        """The processes of the old slot."""
+        if self.previous is None or not self.current.settings:
+            return ()
+        return Settings.read(self.current.settings).units.processes
+
+    def hand_over(self) -> None:
+        """Starts the processes of the new release, which is confirmed by now."""
+        self.handed_over = True
+        hand_over(self.layout, self.target, self.settings, self.former_processes())
 
     def switch(self) -> None:
         """Turns the proxy; from here on the way back includes turning it again."""
@@ -641,7 +752,7 @@ class Run:
             DeployError: It did not within the time for the proxy.
         """
         access = self.access(slot)
-        check = replace(self.settings.health, host=access.domain)
+        check = access.check(self.settings.health)
         ask = proxies.driver(access.provider).ask
         deadline = time.monotonic() + access.timeout_seconds
         while True:
@@ -679,6 +790,9 @@ class Run:
         slots.stop(layout, target)
         slots.disable(layout, target)
         slots.restore(layout, target, before)
+        if self.handed_over and self.previous is not None:
+            hand_over(layout, old, Settings.read(self.current.settings), ())
+            told += ", its processes run again"
         return told
 
 
@@ -691,11 +805,18 @@ def remove(layout: Layout) -> bool:
     present = any(
         layout.unit_file(slot, kind).exists() for slot in SLOTS for kind in ("service", "socket")
     )
+    if layout.watch_unit_file.exists():
+        systemd.systemctl("disable", "--quiet", "--now", layout.watch_unit)
     for slot in SLOTS:
         slots.stop(layout, slot)
         slots.forget(layout, slot)
     systemd.systemctl("stop", layout.slice, check=False)
-    for path in (layout.slice_file, layout.migrate_unit_file):
+    for path in (
+        layout.slice_file,
+        layout.migrate_unit_file,
+        layout.draining_file,
+        layout.watch_unit_file,
+    ):
         present = remove_file(path) or present
     if present:
         systemd.systemctl("daemon-reload")

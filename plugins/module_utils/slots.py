@@ -11,11 +11,12 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from . import systemd
+from . import processes, static, systemd
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
 from .health import Answer, HealthCheck, ask_listener
@@ -43,23 +44,33 @@ class SlotUnits:
             server makes it itself.
         slice: The app's slice.
         port: Port of slot blue, the next one is green's; 0 for unix sockets.
+        processes: What runs beside the instances.
     """
 
     service: str
     socket: str
     slice: str
     port: int = 0
+    processes: Sequence[processes.Process] = ()
+
+    @staticmethod
+    def read(values: Mapping[str, Any]) -> SlotUnits:
+        """Reads the units from a module's option or from the recorded settings."""
+        given = [processes.Process(**one) for one in values.get("processes") or ()]
+        return SlotUnits(**{**values, "processes": given})
 
 
 def unit_files(layout: Layout, slot: str, units: SlotUnits) -> dict[Path, str]:
     """Returns which unit file of a slot has which text; empty for one that is not to be."""
-    return {
+    files = {
         layout.unit_file(slot, "service"): units.service,
         layout.unit_file(slot, "socket"): units.socket.replace(
             PORT_MARK, str(slot_port(units.port, slot))
         ),
         layout.slice_file: units.slice,
+        **processes.unit_files(layout, slot, units.processes),
     }
+    return systemd.understood(files)
 
 
 def entry_file(layout: Layout, slot: str) -> Path:
@@ -79,8 +90,7 @@ def configuration_files(
     Args:
         layout: The app.
         slot: The slot.
-        unwritten: Texts that take the place of those on the host, by the names of the files;
-            in check mode they are not there yet.
+        unwritten: Texts that take the place of those on the host, by the names of the files.
     """
     given = unwritten or {}
     return {
@@ -130,6 +140,8 @@ def differences(
     present = enabled_instances(layout, slot)
     if present != instances:
         found.append(f"instances {present} to {instances}")
+    wanted = set(processes.names(layout, slot, units.processes))
+    found += sorted(f"process {one}" for one in wanted ^ processes.enabled(layout, slot))
     return found
 
 
@@ -150,8 +162,8 @@ def unit_diff(
     found = []
     for path, text in unit_files(layout, slot, units).items():
         before = path
-        if former is not None and path != layout.slice_file:
-            before = layout.unit_file(former, path.suffix[1:])
+        if former is not None:
+            before = path.with_name(path.name.replace(f"-{slot}@.", f"-{former}@."))
         present = (read_text(before) or "") if former is not None else ""
         if present != text:
             found.append(
@@ -171,6 +183,7 @@ def own_units(layout: Layout, slot: str, units: SlotUnits) -> SlotUnits:
         service=read_text(layout.unit_file(slot, "service")) or "",
         socket=read_text(layout.unit_file(slot, "socket")) or "",
         slice=units.slice,
+        processes=units.processes,
     )
 
 
@@ -207,9 +220,9 @@ class Snapshot:
     release: str | None
 
 
-def snapshot(layout: Layout, slot: str) -> Snapshot:
-    """Returns what a slot has now."""
-    units = unit_files(layout, slot, SlotUnits("", "", ""))
+def snapshot(layout: Layout, slot: str, wanted: SlotUnits) -> Snapshot:
+    """Returns what a slot has now of all that it has or is to have."""
+    units = unit_files(layout, slot, wanted)
     paths = [*units, *configuration_files(layout, slot), entry_file(layout, slot)]
     return Snapshot({path: read_text(path) for path in paths}, layout.slot_release(slot))
 
@@ -227,16 +240,31 @@ def restore(layout: Layout, slot: str, before: Snapshot) -> None:
         remove(layout.slot_link(slot))
     else:
         link_atomic(layout.slot_link(slot), f"../releases/{before.release}")
+    static.point(layout, slot, before.release)
 
 
-def prepare(layout: Layout, slot: str, release: str, units: SlotUnits) -> None:
-    """Points a slot that is not running at a release and gives it today's configuration and
-    entry."""
+def prepare(
+    layout: Layout,
+    slot: str,
+    release: str,
+    units: SlotUnits,
+    unwritten: Mapping[str, str] | None = None,
+) -> None:
+    """Points a slot that is not running at a release and gives it configuration and entry.
+
+    Args:
+        layout: The app.
+        slot: The slot.
+        release: A staged release.
+        units: Text of its unit files.
+        unwritten: As for `configuration_files`.
+    """
     directory = layout.slot_configuration(slot)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # first: what the slot had no longer belongs to its former release
     link_atomic(layout.slot_link(slot), f"../releases/{release}")
-    for path, text in configuration_files(layout, slot).items():
+    static.point(layout, slot, release)
+    for path, text in configuration_files(layout, slot, unwritten).items():
         write_atomic(path, text, mode=0o600)
     path = entry_file(layout, slot)
     for parent in (path.parent.parent, path.parent):
@@ -327,11 +355,15 @@ def refuse_exited(
     for number, status in enumerate(statuses, start=1):
         if status.running and status.restarts == 0:
             continue
-        code = status.exit_code or 0
+        ended = systemd.as_it_ended(status, since_seconds)
+        if ended.result == "timeout":
+            why = "did not listen within asgi_service_health_timeout_seconds"
+            raise refusal(layout, slot, number, why, since_seconds)
+        code = ended.exit_code or 0
         reason = explain_exit(code)
         why = (
             f"did not stay up: exit code {code}"
-            f"{f' ({reason})' if reason else ''}, result {status.result},"
+            f"{f' ({reason})' if reason else ''}, result {ended.result},"
             f" started again {status.restarts} times"
         )
         raise refusal(layout, slot, number, why, since_seconds)
@@ -340,6 +372,7 @@ def refuse_exited(
 def stop(layout: Layout, slot: str) -> None:
     """Stops every instance of a slot, also those that a former setting left behind."""
     patterns = [f"{layout.name}-{slot}@*.{kind}" for kind in ("socket", "service")]
+    patterns += processes.patterns(layout, slot)
     # both in one call: a socket alone would start its service again
     units = systemd.loaded(*patterns)
     if units:
@@ -358,14 +391,16 @@ def enable(layout: Layout, slot: str, instances: int) -> None:
 
 
 def disable(layout: Layout, slot: str) -> None:
-    """Makes no instance of a slot start at boot."""
+    """Makes nothing of a slot start at boot."""
     enable(layout, slot, 0)
+    processes.disable(layout, slot)
 
 
 def forget(layout: Layout, slot: str) -> None:
     """Removes the unit files, entry, configuration and link of a stopped slot."""
     disable(layout, slot)
-    removed = [remove(layout.unit_file(slot, kind)) for kind in ("service", "socket")]
+    own = [layout.unit_file(slot, kind) for kind in ("service", "socket")]
+    removed = [remove(path) for path in (*own, *processes.present(layout, slot))]
     if any(removed):
         systemd.systemctl("daemon-reload")
     remove(entry_file(layout, slot))
@@ -374,6 +409,7 @@ def forget(layout: Layout, slot: str) -> None:
     if layout.slot_configuration(slot).is_dir():
         layout.slot_configuration(slot).rmdir()
     remove(layout.slot_link(slot))
+    static.point(layout, slot, None)
 
 
 def prove(
@@ -383,11 +419,12 @@ def prove(
     check: HealthCheck,
     explain_exit: Callable[[int], str],
     since_seconds: float,
+    has_master: bool,
 ) -> None:
     """The gate: every instance answers as asked, and goes on doing so.
 
-    The exit of a process ends the wait at once; a process that systemd started again is not
-    healthy, however it answers now.
+    The exit of a process ends the wait at once; a process that was started again, by systemd or
+    by a master, is not healthy, however it answers now.
 
     Args:
         layout: The app.
@@ -396,6 +433,8 @@ def prove(
         check: What to ask, and for how long.
         explain_exit: Says what an exit code of the server means.
         since_seconds: A time before the start, of the Unix epoch: where the journal is read from.
+        has_master: Whether the server starts a worker again by itself, so that systemd does not
+            learn of its end.
 
     Raises:
         DeployError: Which instance, why, and the lines of its journal.
@@ -403,8 +442,15 @@ def prove(
     deadline = time.monotonic() + check.timeout_seconds
     waiting = dict.fromkeys(range(1, instances + 1), "no answer yet")
 
+    # of each healthy instance, where a master starts them: its process and theirs
+    workers: dict[int, tuple[int, set[int]]] = {}
+
     def still_up() -> None:
         refuse_exited(layout, slot, instances, explain_exit, since_seconds)
+        for number, (master, known) in workers.items():
+            if known - systemd.children(master):
+                why = "did not stay up: its worker ended and the server started another one"
+                raise refusal(layout, slot, number, why, since_seconds)
 
     answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
 
@@ -424,6 +470,9 @@ def prove(
             asked.discard(number)
             if answer.healthy:
                 del waiting[number]
+                if has_master:
+                    master = systemd.show([layout.unit(slot, number)])[0].main_pid
+                    workers[number] = (master, systemd.children(master))
                 continue
             waiting[number] = answer.text
             time.sleep(POLL_SECONDS)

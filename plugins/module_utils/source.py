@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -171,7 +171,18 @@ def candidates(source: Path) -> Iterator[str]:
             yield name
 
 
-def entries(source: Path, exclude: Sequence[str] = ()) -> list[Entry]:
+def tree(source: Path) -> Iterator[str]:
+    """Yields the relative paths of all that a directory has, whatever .gitignore files say."""
+    for directory, folders, files in os.walk(source):
+        for name in (*folders, *files):
+            path = Path(directory, name)
+            if path.is_symlink() or not path.is_dir():
+                yield path.relative_to(source).as_posix()
+
+
+def entries(
+    source: Path, exclude: Sequence[str] = (), listed: Iterable[str] | None = None
+) -> list[Entry]:
     """Lists what belongs to a source directory, sorted by path.
 
     Left out: version control, caches, virtual environments (a directory with a pyvenv.cfg),
@@ -180,6 +191,7 @@ def entries(source: Path, exclude: Sequence[str] = ()) -> list[Entry]:
     Args:
         source: The directory.
         exclude: More patterns, as PurePath.match takes them.
+        listed: Relative paths to choose from in place of what .gitignore files leave in.
 
     Raises:
         DeployError: No such directory, nothing in it, or a name that is not UTF-8.
@@ -199,7 +211,7 @@ def entries(source: Path, exclude: Sequence[str] = ()) -> list[Entry]:
                 return True
         return False
 
-    for name in set(candidates(source)):
+    for name in set(candidates(source) if listed is None else listed):
         relative = PurePosixPath(name)
         path = source / name
         if ignored_by_rule(relative) or in_environment(path):
@@ -365,11 +377,39 @@ def directory_plan(
         directory: Folder inside the source with the project.
     """
     found = entries(source, exclude)
+    return packed_plan(source, found, scratch, build, directory, "path")
+
+
+def archive_plan(
+    source: Path, origin: str, scratch: Path, build: Mapping[str, Any], directory: str
+) -> dict[str, str]:
+    """Plans a release of an unpacked archive; who made it has chosen what is in it.
+
+    Args:
+        source: The directory that it was unpacked into.
+        origin: Where the archive is from, without credentials.
+        scratch: Where the archive for the hosts is written.
+        build: How it will be built (BuildSettings.identity).
+        directory: Folder inside the source with the project.
+    """
+    found = entries(source, listed=tree(source))
+    return packed_plan(source, found, scratch, build, directory, origin)
+
+
+def packed_plan(
+    source: Path,
+    found: Sequence[Entry],
+    scratch: Path,
+    build: Mapping[str, Any],
+    directory: str,
+    origin: str,
+) -> dict[str, str]:
+    """Packs what was found in a directory; its content names the release."""
     digest = content_digest(found)
     version = project_version(source / directory)
     archive = scratch / f"{digest}.tar.gz"
     pack(source, found, archive)
-    return plan(release_id(version, digest, build), version, digest, "", "path", str(archive))
+    return plan(release_id(version, digest, build), version, digest, "", origin, str(archive))
 
 
 def git_plan(

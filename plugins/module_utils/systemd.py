@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .commands import run, tail
 from .errors import DeployError
 from .files import read_text, remove, write_atomic
 
+#: Keys of unit files that a host may be too old for, and the first version that has them.
+KEYS_SINCE = {"RestartSteps": 254, "RestartMaxDelaySec": 254}
 SYSTEM_UNITS = Path("/etc/systemd/system")
 CALL_TIMEOUT_SECONDS = 90
 JOURNAL_LINES = 40
+#: What systemd logs when a process ends and when a unit fails, of its header sd-messages.h.
+ENDINGS = ("98e322203f7a4ed290d09fe03c09fe15", "d9b373ed55a64feb8242e02dbe79a49c")
 UNIT_PROPERTIES = (
     "Id",
     "ActiveState",
@@ -112,6 +117,12 @@ def show(units: Sequence[str]) -> list[UnitStatus]:
     return parse_show(systemctl("show", f"--property={','.join(UNIT_PROPERTIES)}", *units))
 
 
+def children(pid: int) -> set[int]:
+    """Returns the processes that a process has started and that have not ended."""
+    text = read_text(Path(f"/proc/{pid}/task/{pid}/children"))
+    return {int(word) for word in (text or "").split()}
+
+
 def loaded(*patterns: str) -> list[str]:
     """Names of the units in systemd's memory that fit a pattern."""
     text = systemctl("list-units", "--all", "--plain", "--no-legend", "--full", *patterns)
@@ -140,6 +151,11 @@ def install_unit_files(files: dict[Path, str]) -> list[Path]:
     return changed
 
 
+def sync_journal() -> None:
+    """Waits for what was written just before, by a process at its end for one."""
+    run(["journalctl", "--sync"], timeout_seconds=CALL_TIMEOUT_SECONDS, check=False)
+
+
 def journal(units: Sequence[str], since_seconds: float, lines: int = JOURNAL_LINES) -> str:
     """Returns the last journal lines of units.
 
@@ -148,8 +164,7 @@ def journal(units: Sequence[str], since_seconds: float, lines: int = JOURNAL_LIN
         since_seconds: Only lines after this time, in seconds of the Unix epoch.
         lines: How many at the most.
     """
-    # what a process wrote just before its end may still be on its way to the journal
-    run(["journalctl", "--sync"], timeout_seconds=CALL_TIMEOUT_SECONDS, check=False)
+    sync_journal()
     selectors = [f"--unit={unit}" for unit in units]
     done = run(
         [
@@ -167,6 +182,45 @@ def journal(units: Sequence[str], since_seconds: float, lines: int = JOURNAL_LIN
     return tail(done.stdout, lines)
 
 
+def as_it_ended(status: UnitStatus, since_seconds: float) -> UnitStatus:
+    """Returns a status with the exit code and the result of the last process that ended.
+
+    A unit that was started again shows those of the process that runs now, so the journal is asked.
+
+    Args:
+        status: What systemd shows now.
+        since_seconds: Only ends after this time, in seconds of the Unix epoch.
+    """
+    if not status.restarts:
+        return status
+    sync_journal()
+    done = run(
+        [
+            "journalctl",
+            "--quiet",
+            "--output=json",
+            "--output-fields=EXIT_STATUS,UNIT_RESULT",
+            f"--since=@{int(since_seconds)}",
+            f"--unit={status.name}",
+            *(f"MESSAGE_ID={ending}" for ending in ENDINGS),
+        ],
+        timeout_seconds=CALL_TIMEOUT_SECONDS,
+        check=False,
+    )
+    return parse_endings(status, done.stdout)
+
+
+def parse_endings(status: UnitStatus, text: str) -> UnitStatus:
+    """Returns a status with the last of the ends that `journalctl` has written as JSON."""
+    for line in text.splitlines():
+        told = json.loads(line)
+        if "EXIT_STATUS" in told:
+            status = replace(status, exit_code=number(told["EXIT_STATUS"]))
+        if "UNIT_RESULT" in told:
+            status = replace(status, result=told["UNIT_RESULT"])
+    return status
+
+
 def version() -> int:
     """Returns the major version of systemd.
 
@@ -177,3 +231,18 @@ def version() -> int:
         raise DeployError("systemd is not the init system of this host; this collection needs it")
     first = systemctl("--version").split()
     return int(first[1])
+
+
+def understood(files: Mapping[Path, str]) -> dict[Path, str]:
+    """Returns unit files without what this host's systemd would only warn of."""
+    newer = [key for key in KEYS_SINCE if any(f"\n{key}=" in text for text in files.values())]
+    if not newer:
+        return dict(files)
+    present = version()
+    unknown = [key for key in newer if present < KEYS_SINCE[key]]
+    return {
+        path: "".join(
+            line for line in text.splitlines(keepends=True) if line.partition("=")[0] not in unknown
+        )
+        for path, text in files.items()
+    }

@@ -58,6 +58,12 @@ options:
     description: Path of the proxy's program.
     type: path
     default: /usr/bin/caddy
+  balancer:
+    description:
+      - This host is a balancer. No rollout follows, at whose switch this proxy could get the ports
+        from another one, so that is refused.
+    type: bool
+    default: false
   certificate:
     description:
       - A certificate that the configuration names; it is looked at before anything is touched.
@@ -82,6 +88,12 @@ options:
             same name is taken up too.
         type: path
         required: true
+  environment:
+    description:
+      - Variables of the environment that the proxy reads at its start, in the file C(environment)
+        of its configuration directory. Their values are never shown.
+    type: dict
+    default: {}
   secrets:
     description: Texts in the files that are never shown.
     type: list
@@ -118,10 +130,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.asgi.deploy.plugins.module_utils import certificates
+from ansible_collections.asgi.deploy.plugins.module_utils import certificates, units
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
-from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, masked
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import (
+    ENVIRONMENT,
+    driver,
+    masked,
+)
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies.handover import MARKER
 
 ARGUMENTS = {
     "provider": {"type": "str", "choices": ["caddy", "traefik", "none"], "default": "caddy"},
@@ -138,6 +155,7 @@ ARGUMENTS = {
     },
     "absent": {"type": "list", "elements": "path", "default": []},
     "program": {"type": "path", "default": "/usr/bin/caddy"},
+    "balancer": {"type": "bool", "default": False},
     "certificate": {
         "type": "dict",
         "options": {
@@ -147,6 +165,7 @@ ARGUMENTS = {
             "note": {"type": "path", "required": True},
         },
     },
+    "environment": {"type": "dict", "default": {}, "no_log": True},
     "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
 }
 
@@ -167,6 +186,14 @@ def certificate_note(certificate: dict[str, Any], check_mode: bool) -> dict[Path
     return {Path(certificate["note"]): f"sha256 {certificates.fingerprint(file, key_file)}\n"}
 
 
+def environment_file(provider: str, values: dict[str, Any]) -> dict[Path, str]:
+    """Returns the file of the environment; none where there is nothing in it."""
+    if not values:
+        return {}
+    text = f"# {MARKER}: changes here are lost at the next deploy.\n"
+    return {Path("/etc") / provider / ENVIRONMENT: text + units.environment_file(values)}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -183,11 +210,16 @@ def main() -> None:
             else {}
         )
         result = driver(params["provider"]).configure(
-            {**{Path(file["path"]): file["content"] for file in params["files"]}, **noted},
+            {
+                **{Path(file["path"]): file["content"] for file in params["files"]},
+                **environment_file(params["provider"], params["environment"]),
+                **noted,
+            },
             [Path(path) for path in params["absent"]],
             {
                 "program": params["program"],
                 "layout": layout_from(params) if params["name"] else None,
+                "balancer": params["balancer"],
             },
             module.check_mode,
         )

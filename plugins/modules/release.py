@@ -26,7 +26,9 @@ extends_documentation_fragment:
   - asgi.deploy.app.attributes
 options:
   source:
-    description: Where the app comes from; O(source.path) or O(source.git).
+    description:
+      - Where the app comes from; one of O(source.path), O(source.git), O(source.archive),
+        O(source.wheel) and O(source.index).
     type: dict
     suboptions:
       path:
@@ -43,7 +45,9 @@ options:
         description: URL of a Git repository.
         type: str
       version:
-        description: Tag, branch or whole commit of O(source.git); the commit is what counts.
+        description:
+          - Tag, branch or whole commit of O(source.git); the commit is what counts.
+          - Exact version of O(source.index).
         type: str
       checkout:
         description: Where O(source.git) is checked out; V(host) needs git there.
@@ -51,11 +55,40 @@ options:
         choices: [controller, host]
         default: controller
       username:
-        description: User for O(source.git) over HTTPS.
+        description: User for O(source.git), O(source.archive) or O(source.wheel) over HTTPS.
         type: str
       password:
-        description: Password or token for O(source.git) over HTTPS.
+        description:
+          - Password or token for O(source.git), O(source.archive) or O(source.wheel) over HTTPS.
         type: str
+      archive:
+        description: A tar.gz or zip archive, a path on the controller or a URL.
+        type: str
+      wheel:
+        description: A wheel, a path on the controller or a URL.
+        type: str
+      checksum:
+        description: C(sha256:) and the digest of O(source.archive) or O(source.wheel).
+        type: str
+      index:
+        description: A package of the package index.
+        type: str
+      requirements:
+        description: More to install beside O(source.wheel) or O(source.index).
+        type: list
+        elements: str
+        default: []
+      lock:
+        description:
+          - Requirements file with the versions of all that is installed for O(source.wheel) or
+            O(source.index), a path on the controller.
+        type: path
+      files:
+        description:
+          - Small text files beside O(source.wheel) or O(source.index), their contents by their
+            paths.
+        type: dict
+        default: {}
   plan:
     description: What a call without it returned; the release in it is built.
     type: dict
@@ -128,6 +161,13 @@ options:
     elements: dict
     default: []
     suboptions: *index
+  commands:
+    description:
+      - Commands that are run in the app's directory when all is installed, as O(build_user) and
+        without a shell.
+    type: list
+    elements: str
+    default: []
   ca_file:
     description: Bundle of trusted authorities for downloads, a path on the host.
     type: str
@@ -148,6 +188,24 @@ options:
     description: What the app may do beyond the fixed sandbox, for the import check.
     type: dict
     default: {}
+  credentials:
+    description:
+      - Files on the host that systemd gives the app, by names of its own. Refused where one is
+        missing.
+    type: dict
+    default: {}
+  static:
+    description:
+      - Directories in the app's directory that the proxy may read, by their paths in URLs. Root
+        copies them, but for links and hidden files, to where the proxy finds them.
+    type: dict
+    default: {}
+  static_hashed:
+    description:
+      - Regular expression for names of files in O(static) that are named after their content;
+        pages of all releases find them.
+    type: str
+    default: ""
   run:
     description:
       - Names the run that this call belongs to. Refused where another run has locked the app
@@ -214,6 +272,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     StageRequest,
     read_manifest,
+    refuse_missing,
     refuse_without_server,
     stage,
 )
@@ -226,6 +285,12 @@ from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     host_checkout_plan,
     undecided_plan,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.static import (
+    StaticFiles,
+    is_published,
+    publish,
+)
+from ansible_collections.asgi.deploy.plugins.module_utils.validation import SOURCE_KINDS
 
 INDEX_OPTIONS = {
     "url": {"type": "str", "required": True},
@@ -240,6 +305,13 @@ SOURCE_OPTIONS = {
     "checkout": {"type": "str", "choices": ["controller", "host"], "default": "controller"},
     "username": {"type": "str"},
     "password": {"type": "str", "no_log": True},
+    "archive": {"type": "str"},
+    "wheel": {"type": "str"},
+    "checksum": {"type": "str"},
+    "index": {"type": "str"},
+    "requirements": {"type": "list", "elements": "str", "default": []},
+    "lock": {"type": "path"},
+    "files": {"type": "dict", "default": {}},
 }
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
@@ -247,8 +319,8 @@ ARGUMENTS = {
     "source": {
         "type": "dict",
         "options": SOURCE_OPTIONS,
-        "mutually_exclusive": [("path", "git")],
-        "required_together": [("git", "version")],
+        "mutually_exclusive": [SOURCE_KINDS],
+        "required_by": {"git": ("version",), "index": ("version",)},
     },
     "plan": {"type": "dict"},
     "archive": {"type": "path"},
@@ -270,11 +342,15 @@ ARGUMENTS = {
         "default": [],
         "options": INDEX_OPTIONS,
     },
+    "commands": {"type": "list", "elements": "str", "default": []},
     "ca_file": {"type": "str", "default": ""},
     "compile_bytecode": {"type": "bool", "default": True},
     "build_timeout_seconds": {"type": "int", "default": 900},
     "minimum_free_mebibytes": {"type": "int", "default": 512},
     "sandbox": {"type": "dict", "default": {}},
+    "credentials": {"type": "dict", "default": {}},
+    "static": {"type": "dict", "default": {}},
+    "static_hashed": {"type": "str", "default": ""},
     "run": {"type": "str", "default": ""},
 }
 
@@ -289,6 +365,7 @@ def build_settings(params: dict[str, Any]) -> BuildSettings:
         groups=params["groups"],
         index=params["index"] or {},
         extra_indexes=params["extra_indexes"],
+        commands=params["commands"],
         ca_file=params["ca_file"],
         compile_bytecode=params["compile_bytecode"],
         timeout_seconds=params["build_timeout_seconds"],
@@ -325,10 +402,18 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         raise DeployError(f"plan: {release!r} is not the id of a release")
     if not re.fullmatch(r"(?:[0-9a-f]{40})?", plan["commit"]):
         raise DeployError(f"plan: {plan['commit']!r} is not a commit")
+    static = StaticFiles(params["static"], params["static_hashed"])
     result = {"release": release, "migrated": layout.migration_record(release).exists()}
+    if not check_mode:
+        # a plan may come before the task that puts them there
+        refuse_missing(params["credentials"])
     if layout.manifest(release).exists():
         refuse_without_server(layout, release, server(params["server"]).MODULE)
-        return {**result, "changed": False, "manifest": read_manifest(layout, release)}
+        changed = not is_published(layout, release, static)
+        if changed and not check_mode:
+            with locked(layout, run=params["run"]):
+                publish(layout, release, static)
+        return {**result, "changed": changed, "manifest": read_manifest(layout, release)}
     if check_mode:
         return {**result, "changed": True}
     if plan["archive"] and not params["archive"]:
@@ -344,6 +429,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         archive=Path(params["archive"]) if params["archive"] else None,
         checkout=lambda target: checkout(source["git"], plan["commit"], target, access, owner),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
+        notes=[plan["note"]] if plan.get("note") else [],
         build=build_settings(params),
         user=user,
         build_user=owner,
@@ -351,11 +437,14 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         entrypoint=params["entrypoint"],
         directory=params["directory"],
         server=server(params["server"]).MODULE,
+        credentials=params["credentials"],
         sandbox=Sandbox(**params["sandbox"]),
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
     with locked(layout, run=params["run"]):
-        return {**result, "changed": True, "manifest": stage(layout, request)}
+        manifest = stage(layout, request)
+        publish(layout, release, static)
+    return {**result, "changed": True, "manifest": manifest}
 
 
 def main() -> None:

@@ -39,6 +39,32 @@ options:
     type: list
     elements: str
     default: []
+  requirement:
+    description:
+      - A package with its version (C(package==version)) that a package index must have; asked of
+        O(indexes), and nothing is wrong where one does not answer.
+    type: str
+    default: ""
+  indexes:
+    description: The package indexes of the app; without any it is PyPI.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description: URL without credentials.
+        type: str
+        required: true
+      username:
+        description: User of the index.
+        type: str
+      password:
+        description: Password or token of the index.
+        type: str
+  ca_file:
+    description: Bundle of trusted authorities for O(indexes), a path on the host.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -77,6 +103,49 @@ app:
       type: list
       returned: always
       sample: [{"name": "blog-green@1.service", "active_state": "active", "restarts": 0}]
+    processes:
+      description: What runs beside the instances of the serving slot.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        name:
+          description: Its name.
+          type: str
+          returned: always
+          sample: worker
+        kind:
+          description: C(process) or C(timer).
+          type: str
+          returned: always
+          sample: process
+        count:
+          description: How many there are to be.
+          type: int
+          returned: always
+          sample: 2
+        running:
+          description: How many run; of a timer, whether it waits for its time.
+          type: int
+          returned: always
+          sample: 2
+        restarts:
+          description: How often they were started again.
+          type: int
+          returned: always
+          sample: 0
+        memory_mebibytes:
+          description: What they use, in MiB.
+          type: int
+          returned: always
+          sample: 96
+        result:
+          description:
+            - How the last run of a timer has ended, or why a process does not run; C(success)
+              where all is well, else a word of systemd, as C(exit-code).
+          type: str
+          returned: always
+          sample: success
     disk:
       description: What the releases take, with O(ask_disk); none without it.
       type: dict
@@ -97,6 +166,11 @@ app:
           type: int
           returned: with O(ask_disk)
           sample: 20480
+    watch:
+      description: What the watch of the app did last on this host; empty where it did nothing yet.
+      type: dict
+      returned: always
+      sample: {"at": "2026-11-22T13:00:00+00:00", "action": "killed"}
     limits:
       description:
         - What a rollout with the settings that the host remembers waits for, and how long;
@@ -104,6 +178,21 @@ app:
       type: dict
       returned: always
       sample: {"instances": 2, "health_timeout_seconds": 60, "drain_seconds": 30}
+host:
+  description: What the host has.
+  returned: success
+  type: dict
+  contains:
+    cores:
+      description: Cores that may be used.
+      type: int
+      returned: always
+      sample: 4
+    memory_mebibytes:
+      description: Memory, in MiB.
+      type: int
+      returned: always
+      sample: 7951
 missing_packages:
   description: Those of O(packages) that are not installed.
   returned: success
@@ -129,6 +218,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.downloads import index_problems
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.listeners import port_problems
 from ansible_collections.asgi.deploy.plugins.module_utils.report import (
@@ -137,6 +227,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.report import (
     missing_users,
     report,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.sizing import resources
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
@@ -145,6 +236,18 @@ ARGUMENTS = {
     "ask_disk": {"type": "bool", "default": False},
     "port": {"type": "int", "default": 0},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "requirement": {"type": "str", "default": ""},
+    "indexes": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "url": {"type": "str", "required": True},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+        },
+    },
+    "ca_file": {"type": "str", "default": ""},
 }
 
 
@@ -157,9 +260,14 @@ def main() -> None:
         problems = host_problems(layout, user)
         if module.params["port"]:
             problems += port_problems(layout, module.params["port"])
+        if module.params["requirement"]:
+            package, _, version = module.params["requirement"].partition("==")
+            indexes, ca_file = module.params["indexes"], module.params["ca_file"]
+            problems += index_problems(package, version, indexes, ca_file)
         module.exit_json(
             changed=False,
             app=report(layout, module.params["ask_proxy"], module.params["ask_disk"]),
+            host=resources(),
             missing_packages=missing_packages(module.params["packages"]),
             missing_users=missing_users([user, f"{layout.name}-build"]),
             problems=problems,

@@ -64,6 +64,13 @@ options:
         description: First of the two ports of the app; 0 where it listens on unix sockets.
         type: int
         default: 0
+      processes:
+        description:
+          - What runs beside the instances, as the filter P(asgi.deploy.process_units#filter) makes
+            it, with the keys C(name), C(service), C(timer), C(calendar), C(count) and C(overlap).
+        type: list
+        elements: dict
+        default: []
   instances:
     description: Processes of a slot.
     type: int
@@ -82,7 +89,7 @@ options:
   proxy:
     description:
       - How to turn the proxy and to ask through it, with the keys C(provider), C(domain),
-        C(address), C(port), C(ca_file) and C(timeout_seconds).
+        C(address), C(port), C(ca_file), C(timeout_seconds) and C(path).
     type: dict
     default: {}
   settle_seconds:
@@ -97,6 +104,16 @@ options:
     description: How many releases stay on the host.
     type: int
     default: 5
+  balancer_drain_seconds:
+    description:
+      - How long a balancer has to notice that this host is not ready, before anything is done here.
+      - With 0 it is not told.
+    type: float
+    default: 0
+  others_serve:
+    description: A balancer has other hosts to ask meanwhile; without them it is not told either.
+    type: bool
+    default: true
   configuration:
     description:
       - What environment and secrets are going to be, for check mode, where nobody has written
@@ -221,6 +238,11 @@ proxy_gap_seconds:
   returned: success
   type: float
   sample: 0
+watched:
+  description: The host has a watch of the app (module M(asgi.deploy.watch)).
+  returned: success, with O(state=serving)
+  type: bool
+  sample: false
 pruned:
   description: Removed releases.
   returned: success
@@ -270,6 +292,7 @@ SETTINGS = (
     "settle_seconds",
     "drain_seconds",
     "keep_releases",
+    "balancer_drain_seconds",
 )
 UNDO_WAIT_SECONDS = 300
 ARGUMENTS = {
@@ -281,6 +304,7 @@ ARGUMENTS = {
         "options": {
             **{key: {"type": "str", "required": True} for key in ("service", "socket", "slice")},
             "port": {"type": "int", "default": 0},
+            "processes": {"type": "list", "elements": "dict", "default": []},
         },
     },
     "instances": {"type": "int", "default": 1},
@@ -290,6 +314,8 @@ ARGUMENTS = {
     "settle_seconds": {"type": "float", "default": 3},
     "drain_seconds": {"type": "float", "default": 30},
     "keep_releases": {"type": "int", "default": 5},
+    "balancer_drain_seconds": {"type": "float", "default": 0},
+    "others_serve": {"type": "bool", "default": True},
     "configuration": {
         "type": "dict",
         # as a whole: the text of an option is not known again where its lines are escaped
@@ -325,6 +351,7 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
         recorded=recorded,
         by=params["by"],
         leave=params["leave"],
+        others_serve=params["others_serve"],
         run=params["run"],
         force="restart" if params["restart"] else "",
         check_mode=check_mode,

@@ -43,6 +43,7 @@ VARIABLE = re.compile(r"(?<![A-Za-z0-9_])(?:__)?asgi_[a-z0-9_]+")
 #: Of no role: what a user gives to a playbook.
 OF_PLAYBOOKS = {
     "asgi_hosts",
+    "asgi_balancers",
     "asgi_serial",
     "asgi_proxy_maintenance",
     "asgi_release",
@@ -353,7 +354,7 @@ def test_a_playbook_is_thin(name: str) -> None:
     """`ansible-playbook asgi.deploy.<name>` needs a name that Python could have."""
     assert name.removesuffix(".yml").isidentifier()
     for play in load(f"playbooks/{name}"):
-        assert "asgi_hosts" in play["hosts"]
+        assert re.search(r"\basgi_(hosts|balancers)\b", play["hosts"])
         assert play["gather_facts"] is False
         assert "vars" not in play
         roles = {role["role"] for role in play.get("roles", [])}
@@ -370,7 +371,9 @@ def test_a_playbook_is_thin(name: str) -> None:
 )
 def test_a_template_says_who_manages_the_file_and_mirrors_its_path(path: str) -> None:
     assert path.endswith(".j2")
-    assert (REPOSITORY / path).read_text().startswith("# Managed by asgi.deploy: ")
+    # what another template begins with is that template's
+    heads = ("# Managed by asgi.deploy: ", "{% extends 'etc/")
+    assert (REPOSITORY / path).read_text().startswith(heads)
     assert path.split("/templates/")[1].startswith("etc/")
     # a date or a run's name would make every run a change
     assert not re.search(

@@ -27,6 +27,7 @@ DOCUMENTS = [
 #: Variables of the playbooks themselves; the table in README.md has them.
 PLAYBOOK_VARIABLES = {
     "asgi_hosts",
+    "asgi_balancers",
     "asgi_serial",
     "asgi_release",
     "asgi_rollback_across_migration",
@@ -164,7 +165,7 @@ def test_yaml_block(block: Block) -> None:
         ("asgi_app_sauce", "."),
         ("asgi_app_source", {"hg": "https://example.com/"}),
         ("asgi_app_source", {"git": "https://example.com/"}),
-        ("asgi_service_instances", "many"),
+        ("asgi_app_keep_releases", "many"),
         ("asgi_proxy_certificate", "free"),
     ],
 )

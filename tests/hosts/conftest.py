@@ -12,7 +12,24 @@ from pathlib import Path
 import collection
 import lab
 import pytest
-from sites import FIRST, IMAGES, ROOT, VARIABLES, Site, collections_config, deploy_blog
+from sites import (
+    FILES,
+    FIRST,
+    IMAGES,
+    ROOT,
+    VARIABLES,
+    OwnAuthority,
+    Site,
+    behind_traefik,
+    collections_config,
+    deploy_blog,
+)
+
+
+@pytest.fixture(scope="session")
+def requests(pytestconfig: pytest.Config) -> int:
+    """How many requests a journey has at least."""
+    return int(pytestconfig.getoption("--requests"))
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +44,14 @@ def collections() -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what lets several runs go on at the same time, each with hosts of its own."""
     parser.addoption("--group", default="tests", help="what the hosts' group begins with")
+    parser.addoption("--server", default="uvicorn", help="the server that the blog runs with")
+    parser.addoption("--proxy", default="caddy", help="the proxy in front of it")
+    parser.addoption(
+        "--rate", type=int, default=1000, help="requests a second of the load of a journey"
+    )
+    parser.addoption(
+        "--requests", type=int, default=100_000, help="how many a journey has at least"
+    )
     parser.addoption("--host", choices=sorted(IMAGES), help="only the tests of this host")
 
 
@@ -47,6 +72,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if belongs(item)]
 
 
+def new_site(config: pytest.Config, directory: Path, inventory: Path) -> Site:
+    """A site with the server and behind the proxy that the options name."""
+    variables = dict(VARIABLES)
+    server = config.getoption("--server")
+    if server != "uvicorn":
+        variables |= {"asgi_service_server": server, "asgi_app_groups": ["servers"]}
+    if config.getoption("--proxy") == "caddy":
+        return Site(None, directory, [inventory], variables=variables)
+    variables |= FILES | behind_traefik()
+    return OwnAuthority(None, directory, [inventory], variables=variables)
+
+
 @pytest.fixture(scope="session")
 def site_on(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, collections: Path
@@ -62,8 +99,10 @@ def site_on(
             inventory = directory / "hosts.yml"
             lab.down(f"{prefix}-{name}")
             # noted before it is there, so that a start that fails is cleaned up too
-            site = sites[name] = Site(None, directory, [inventory], variables=VARIABLES)
+            site = sites[name] = new_site(request.config, directory, inventory)
             (site.host,) = lab.up(f"{prefix}-{name}", {name: IMAGES[name]}, inventory)
+            if isinstance(site, OwnAuthority):
+                site.certify()
             deploy_blog(site)
         return sites[name]
 

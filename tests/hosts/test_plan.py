@@ -136,7 +136,7 @@ def test_a_deploy_that_changes_everything(one_site: Site) -> None:
         "Build the release where it is missing, each step at most 900 s]",
         "Run the migration, at most 600 s: alembic upgrade head]",
         "drain and stop the old slot: 2 instances, at most 30 s until healthy, 3 s stable,"
-        " at most 30 s until the proxy confirms, 3 s to 10 s for open requests]",
+        " at most 30 s until the proxy confirms, 3 s to 7 s for open requests]",
     ):
         assert name in played.output
 
@@ -243,14 +243,14 @@ def test_status_tells_of_the_disk(one_site: Site) -> None:
     assert (disk["releases"], disk["releases_mebibytes"]) == (int(told[1]), int(told[2]))
 
 
+@pytest.mark.repeat
 def test_old_releases_go_but_never_what_is_needed(
     one_site: Site, tmp_path: Path, site_on: Callable[[str], Site]
 ) -> None:
     """Even where one is to be kept: what serves stays, and what a rollback would go to."""
     for marker in ("one", "two"):
+        first = one_site.serving()
         one_site.deploy(one_site.variant("same", marker), asgi_app_keep_releases=5)
-    first = one_site.serving()
-    one_site.deploy(one_site.variant("same", "three"), asgi_app_keep_releases=5)
     second = one_site.serving()
     assert len(releases(one_site)) > 2
     # the role alone takes the smallest number, which site refuses

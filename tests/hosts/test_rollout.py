@@ -16,18 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sites import FIRST, IMAGES, SECRET, assert_only_serving_slot_runs
+from sites import FIRST, IMAGES, SECRET, assert_only_serving_slot_runs, with_repeats
 
 if TYPE_CHECKING:
     from sites import Played, Site
 
-#: What the issue of this project asks for at least.
-REQUESTS_PER_SECOND = 200
-REQUESTS_OF_JOURNEY = 100_000
 #: All kinds of traffic at once. The rate is a wish: no more workers than these wait for answers, so
 #: a slow machine gets fewer requests a second, not time-outs.
 TRAFFIC: dict[str, Any] = {
-    "rate_per_second": 1000,
     "keepalive_get": 6,
     "new_get": 1,
     "keepalive_post": 2,
@@ -39,6 +35,8 @@ TRAFFIC: dict[str, Any] = {
     "websocket": 3,
     "get_path": "/api/ping",
 }
+#: Servers that tell a WebSocket to come again; with another one it is cut, see docs/servers.md.
+TELLS_WEBSOCKETS = ("uvicorn", "gunicorn-uvicorn")
 QUICK = ("keepalive_get", "new_get", "keepalive_post", "new_post")
 QUIET_SECONDS = 15
 
@@ -91,10 +89,20 @@ class Journey:
         return answered[name], name
 
 
+def tells_websockets(site: Site) -> bool:
+    """Whether the site's server tells a WebSocket to come again."""
+    return site.variables.get("asgi_service_server", "uvicorn") in TELLS_WEBSOCKETS
+
+
 @pytest.fixture(scope="module")
-def journey(one_site: Site) -> Iterator[Journey]:
+def journey(request: pytest.FixtureRequest, one_site: Site) -> Iterator[Journey]:
     """The load on one host, once there is a quiet stretch to compare with."""
-    with one_site.load(**TRAFFIC) as load:
+    traffic = {
+        **TRAFFIC,
+        "rate_per_second": request.config.getoption("--rate"),
+        "websocket": TRAFFIC["websocket"] if tells_websockets(one_site) else 0,
+    }
+    with one_site.load(**traffic) as load:
         load.lap()
         time.sleep(QUIET_SECONDS)
         quiet = load.lap()
@@ -114,14 +122,17 @@ FAILING = {
     "startup_error": ("this variant fails at startup", "start-up failed"),
     "health_error": ("status 500", "was not healthy within"),
     "migration_error": ("a_table_that_is_missing", "the migration of release"),
-    "slow_start": ("no answer", "was not healthy within"),
+    # healthy, or listening where the server makes its socket itself
+    "slow_start": ("no answer", " within "),
     "dies_after_healthy": ("exit code 70", "did not stay up"),
 }
 #: Long enough for two processes to start beside the load, and for that they die 2 s after.
-HEALTH_TIMEOUT_SECONDS = 15
+HEALTH_TIMEOUT_SECONDS = 25
 
 
-@pytest.mark.parametrize("kind", FAILING)
+@pytest.mark.parametrize(
+    "kind", with_repeats(FAILING, ("startup_error", "migration_error", "dies_after_healthy"))
+)
 def test_a_failing_version_leaves_the_old_one_serving(journey: Journey, kind: str) -> None:
     """Exit not zero, the cause with its journal lines, and no failed request."""
     site = journey.site
@@ -133,8 +144,9 @@ def test_a_failing_version_leaves_the_old_one_serving(journey: Journey, kind: st
         expect=2,
         asgi_service_health_timeout_seconds=HEALTH_TIMEOUT_SECONDS,
     )
-    for text in FAILING[kind]:
-        assert text in played.output
+    told = FAILING[kind] if "asgi_service_server" not in site.variables else FAILING[kind][1:]
+    for text in told:
+        assert text in played.output, played.output
     lap = journey.step(f"failing release, {kind.replace('_', ' ')}")
     assert set(lap.releases) == {before}
     assert (site.serving(), site.slot()) == (before, slot)
@@ -195,22 +207,24 @@ def test_a_release_with_a_migration_and_its_rollback(journey: Journey) -> None:
     assert set(lap.releases) == set(releases)
 
 
-def assert_streams_ended_well(lap: Any, played: Played) -> None:
+def assert_streams_ended_well(lap: Any, played: Played, site: Site) -> None:
     """Long requests have ended by themselves, and WebSockets were told to come again."""
     assert lap.kinds["slow"].ok >= 2
     assert lap.kinds["sse"].ok >= 2
+    if not tells_websockets(site):
+        return
     assert lap.kinds["websocket"].closed_cleanly == TRAFFIC["websocket"]
     assert f"{TRAFFIC['websocket']} connections to the old slot were cut" in played.output
 
 
-@pytest.mark.parametrize("name", ["second", "third", "fourth"])
+@pytest.mark.parametrize("name", with_repeats(("second", "third", "fourth"), ("second",)))
 def test_long_requests_finish_and_websockets_are_told(journey: Journey, name: str) -> None:
     """What the old slot has begun it ends, within drain_seconds; WebSockets get 1012 after that."""
     site = journey.site
     before = site.serving()
     played = site.deploy(site.variant("same", name))
     lap = journey.step(f"{name} release")
-    assert_streams_ended_well(lap, played)
+    assert_streams_ended_well(lap, played, site)
     assert set(lap.releases) == {before, site.serving()}
     assert site.serving() != before
 
@@ -224,7 +238,7 @@ def test_rollback_needs_no_argument(journey: Journey) -> None:
     journey.step("fifth release")
     played = site.play("asgi.deploy.rollback")
     lap = journey.step("rollback")
-    assert_streams_ended_well(lap, played)
+    assert_streams_ended_well(lap, played, site)
     assert set(lap.releases) == {before, after}
     assert site.serving() == before
 
@@ -236,12 +250,11 @@ def test_changed_environment_is_a_rollout(journey: Journey) -> None:
     environment = {**site.variables["asgi_app_environment"], "BLOG_TITLE": "Another title"}
     played = site.play("asgi.deploy.restart", asgi_app_environment=environment)
     lap = journey.step("restart with a new environment")
-    assert_streams_ended_well(lap, played)
+    assert_streams_ended_well(lap, played, site)
     assert set(lap.releases) == {before}
     assert site.serving() == before
     assert site.slot() != slot
-    page = site.run(f"curl -s --unix-socket /run/asgi/blog/{site.slot()}/1.sock http://x/")
-    assert "Another title" in page
+    assert "Another title" in site.ask_instance(1, "/")
 
 
 def test_changed_secret_is_a_rollout(journey: Journey) -> None:
@@ -251,14 +264,12 @@ def test_changed_secret_is_a_rollout(journey: Journey) -> None:
     secret = "a-new-" + SECRET[::-1]
     played = site.play("asgi.deploy.restart", asgi_app_secrets={"BLOG_SECRET_KEY": secret})
     lap = journey.step("restart with a new secret")
-    assert_streams_ended_well(lap, played)
+    assert_streams_ended_well(lap, played, site)
     assert set(lap.releases) == {before}
     assert secret not in played.output
     assert (site.serving(), site.slot() != slot) == (before, True)
-    answer = site.run(
-        f"curl -s --unix-socket /run/asgi/blog/{site.slot()}/1.sock http://x/api/posts"
-        """ --json '{"title": "Signed", "body": "With the new secret."}'"""
-    )
+    data = json.dumps({"title": "Signed", "body": "With the new secret."})
+    answer = site.ask_instance(1, "/api/posts", "--json", data)
     post = json.loads(answer)
     signed = hmac.new(secret.encode(), f"post:{post['id']}".encode(), hashlib.sha256)
     assert post["edit_token"] == signed.hexdigest()
@@ -279,9 +290,9 @@ def test_status_tells_what_serves(journey: Journey) -> None:
     journey.step("status")
 
 
-def test_the_whole_journey_failed_no_request(journey: Journey) -> None:
-    """At least 100,000 requests: none failed, no acknowledged one was lost or done twice."""
-    left = REQUESTS_OF_JOURNEY - journey.load.snapshot().sent
+def test_the_whole_journey_failed_no_request(journey: Journey, requests: int) -> None:
+    """None failed, no acknowledged one was lost or done twice."""
+    left = requests - journey.load.snapshot().sent
     while left > 0:
         time.sleep(5)
         left -= journey.load.lap().sent
@@ -296,11 +307,11 @@ def test_the_whole_journey_failed_no_request(journey: Journey) -> None:
             f" slowest {milliseconds(slowest)} ({milliseconds(slowest - quiet.max)} more,"
             f" {slowest / quiet.max:.1f} times; {name})"
         )
-    print(
-        f"measured: {result.kinds['websocket'].closed_cleanly} WebSockets closed with 1012 or 1001"
-    )
+    if "websocket" in result.kinds:
+        told = result.kinds["websocket"].closed_cleanly
+        print(f"measured: {told} WebSockets closed with 1012 or 1001")
     assert result.failed == 0, result.report()
-    assert result.sent >= REQUESTS_OF_JOURNEY
+    assert result.sent >= requests
     assert_stored_once(result, journey.site)
 
 

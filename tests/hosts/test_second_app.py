@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import http.server
+import io
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sites import DOMAIN, ROOT, Site
+from sites import DOMAIN, ROOT, Played, Site, with_repeats
 
 HELLO = ROOT / "examples" / "hello"
 NAME = "hello-two"
 PASSWORD = "index-pass-word-7"
+NO_SUCH_PYTHON = {"asgi_app_python": "3.99"}
 WHEEL = "private_greeting-1.0-py3-none-any.whl"
 
 #: A package index that wants a password; it serves the files of its directory.
@@ -66,6 +72,28 @@ def second(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
             "asgi_service_health_stable_seconds": 1,
         },
     )
+
+
+def write_wheel(
+    path: Path, files: Mapping[str, str], name: str, version: str, needs: Sequence[str] = ()
+) -> None:
+    """Writes a wheel that has these files."""
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    contents = {
+        **files,
+        f"{info}/METADATA": "\n".join([*metadata, *(f"Requires-Dist: {one}" for one in needs), ""]),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{one},,\n" for one in (*contents, f"{info}/RECORD"))
+    with zipfile.ZipFile(path, "w") as wheel:
+        for one, text in {**contents, f"{info}/RECORD": record}.items():
+            wheel.writestr(one, text)
+
+
+def unwrapped(played: Played) -> str:
+    """An output in one line."""
+    return " ".join(played.output.split())
 
 
 def manifest(site: Site) -> str:
@@ -117,6 +145,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**found, "main": git("rev-parse", "HEAD")}
 
 
+@pytest.mark.repeat
 def test_git_on_the_controller(second: Site, repository: dict[str, str]) -> None:
     """Branch and tag; what counts is the commit, so the commit itself changes nothing."""
     source: dict[str, Any] = {"git": repository["url"]}
@@ -164,24 +193,81 @@ def test_git_on_the_host(second: Site, repository: dict[str, str]) -> None:
     assert "Servus from" in answer(second)
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.fixture
+def downloads(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory on the controller, and where it is served."""
+    directory = tmp_path / "downloads"
+    directory.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(directory))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield directory, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, as a user writes it."""
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+@pytest.mark.repeat
+def test_archive_from_a_url(second: Site, downloads: tuple[Path, str]) -> None:
+    """With its checksum; another one is refused, as is a Python that nobody has provided."""
+    directory, url = downloads
+    archive = directory / "hello-1.2.tar.gz"
+    text = (HELLO / "hello.py").read_text().replace("Hello", "Salut")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(HELLO / "requirements.txt", "hello-1.2/requirements.txt")
+        member = tarfile.TarInfo("hello-1.2/hello.py")
+        member.size = len(text)
+        tar.addfile(member, io.BytesIO(text.encode()))
+    source = {"archive": f"{url}/{archive.name}", "checksum": sha256(archive)}
+    # of the versions on the host uv finds the one that is asked for
+    version = "3.{}".format(second.run("python3 -V").split(".")[1])
+    second.play("asgi.deploy.site", asgi_app_source=source, asgi_app_python=version)
+    assert "Salut from" in answer(second)
+
+    before = manifest(second)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(HELLO, "hello-1.2")
+    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=source)
+    assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
+    local = {"archive": str(archive), "checksum": source["checksum"]}
+    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=local)
+    assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
+    wrong = second.play(
+        "asgi.deploy.site", expect=2, asgi_app_source={"archive": str(archive)}, **NO_SUCH_PYTHON
+    )
+    assert "3.99" in wrong.output
+    assert manifest(second) == before
+    assert "Salut from" in answer(second)
+
+
+@pytest.mark.repeat
+def test_wheel(second: Site, tmp_path: Path) -> None:
+    """An app that is one file from a build, with what it needs from the index."""
+    wheel = tmp_path / "hello_wheel-2.1-py3-none-any.whl"
+    text = (HELLO / "hello.py").read_text().replace("Hello", "Hej")
+    write_wheel(wheel, {"hello.py": text}, "hello-wheel", "2.1", ["uvicorn==0.54.0"])
+    source = {"wheel": str(wheel), "checksum": sha256(wheel)}
+    second.play("asgi.deploy.site", asgi_app_source=source)
+    assert "Hej from" in answer(second)
+    before = manifest(second)
+    assert '"version": "2.1"' in before
+    write_wheel(wheel, {"hello.py": text + " "}, "hello-wheel", "2.1", ["uvicorn==0.54.0"])
+    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=source)
+    assert f"has {sha256(wheel)}, not {source['checksum']}" in unwrapped(wrong)
+    assert manifest(second) == before
+    assert "Hej from" in answer(second)
+
+
+@pytest.mark.parametrize("installer", with_repeats(("uv", "pip"), ("uv",)))
 def test_private_index_without_a_word_of_its_password(
     second: Site, tmp_path: Path, installer: str
 ) -> None:
     """A package from an index with a password, which no process list, journal or log shows."""
-    with zipfile.ZipFile(tmp_path / WHEEL, "w") as wheel:
-        info = "private_greeting-1.0.dist-info"
-        wheel.writestr("private_greeting.py", f'WORD = "Moin {installer}"\n')
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: private-greeting\nVersion: 1.0\n"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(
-            f"{info}/RECORD",
-            f"private_greeting.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
-        )
+    files = {"private_greeting.py": f'WORD = "Moin {installer}"\n'}
+    write_wheel(tmp_path / WHEEL, files, "private-greeting", "1.0")
     app = tmp_path / "app"
     app.mkdir()
     text = (HELLO / "hello.py").read_text()
@@ -257,6 +343,7 @@ def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
+@pytest.mark.repeat
 def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site: Site) -> None:
     """Caddy reads the candidate aside; its words are the cause."""
     second.deploy(HELLO)
@@ -277,6 +364,7 @@ def served_certificate(site: Site) -> str:
     )
 
 
+@pytest.mark.repeat
 def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
     """Said before Caddy gets it: which file, and what is wrong with it."""
     second.deploy(HELLO)
@@ -295,6 +383,7 @@ def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
 
 def test_renewed_certificate_of_the_same_name_is_taken_up(second: Site) -> None:
     """Another content in the same files, as a renewal leaves it."""
+    second.deploy(HELLO)
     before = served_certificate(second)
     second.run(NEW_CERTIFICATE)
     assert second.deploy(HELLO).changed == 1
@@ -303,19 +392,23 @@ def test_renewed_certificate_of_the_same_name_is_taken_up(second: Site) -> None:
     assert second.deploy(HELLO).changed == 0
 
 
+@pytest.mark.repeat
 def test_occupied_port_touches_nothing(second: Site, one_site: Site) -> None:
-    """Caddy cannot listen: it goes on with what it had."""
+    """It is seen before Caddy would find out that it cannot listen."""
     second.run("systemd-run --quiet --unit=occupier python3 -m http.server 8444")
     try:
         refused = second.deploy(HELLO, expect=2, asgi_proxy_https_port=8444)
     finally:
         second.run("systemctl stop occupier")
     assert "address already in use" in refused.output
-    assert "the former configuration is back" in refused.output
+    assert "nothing was changed" in refused.output
+    refused = second.deploy(HELLO, expect=2, asgi_proxy_metrics_address="10.255.255.1:9100")
+    assert "asgi_proxy_metrics_address: 10.255.255.1:9100 cannot be opened" in refused.output
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
 
 
+@pytest.mark.repeat
 def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path) -> None:
     """Another Caddy than Debian's takes over both sites; one with another checksum does not."""
     checksum = hashlib.sha256(newest_caddy.read_bytes()).hexdigest()
@@ -331,6 +424,10 @@ def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path)
     assert one_site.get("/healthz")["release"] == one_site.serving()
     again = second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
     assert again.changed == 0, again.output
+    # the first app knows nothing of it, and must not undo it
+    undoing = one_site.deploy(expect=2)
+    assert 'asgi_proxy_caddy_install: "package" is for all sites of this host' in undoing.output
+    assert f"undone for {NAME}" in undoing.output
     second.deploy(HELLO)
     assert "/usr/bin/caddy" in running_caddy(second)
 

@@ -29,13 +29,24 @@ FULL: dict[str, Any] = {
     "asgi_service_restart_seconds": 0.5,
     "asgi_service_start_limit_burst": 5,
     "asgi_service_start_limit_interval_seconds": 60,
+    "asgi_service_on_failure_unit": "alert@%n.service",
+    "asgi_service_recycle_memory": "200M",
+    "asgi_service_recycle_age_seconds": 86400,
+    "asgi_service_watch_hung": True,
     "asgi_service_after": [],
+    "asgi_service_processes": [
+        {"name": "worker", "command": "taskiq worker my.app:broker --name '100%'", "count": 2},
+    ],
+    "asgi_service_timers": [
+        {"name": "cleanup", "command": "my-cleanup", "calendar": "*-*-* 04:00"},
+    ],
     "asgi_service_graceful_timeout_seconds": 60,
     "asgi_service_outbound_network": False,
     "asgi_service_jit": True,
     "asgi_service_full_proc": True,
     "asgi_service_writable_paths": ["/data/media", "/data/index"],
     "asgi_service_socket_group": "haproxy",
+    "asgi_app_credentials": {"signing.pem": "/etc/ssl/my-app.pem", "api": "/root/api"},
     "asgi_migrate_command": "python -m manage migrate --at '100% done'",
     "asgi_migrate_timeout_seconds": 30,
     "asgi_migrate_memory_max": "1G",
@@ -52,6 +63,8 @@ TEXT: dict[str, Any] = {
     "asgi_migrate_timeout_seconds": "600",
     "asgi_service_jit": "false",
     "asgi_service_full_proc": "no",
+    "asgi_service_watch_hung": "no",
+    "asgi_service_recycle_age_seconds": "0",
     "asgi_proxy_hsts_max_age_seconds": "0",
 }
 SCENARIOS = {"minimal": MINIMAL, "full": FULL, "text": TEXT}
@@ -94,6 +107,11 @@ CERTIFICATES: dict[str, dict[str, Any]] = {
         "asgi_proxy_certificate_key_file": "/etc/ssl/blog.key",
     },
 }
+#: What makes a balancer of a host.
+BALANCER: dict[str, Any] = {
+    "asgi_proxy_upstreams": ["web1.example.com", "10.0.0.2:8443", "[2001:db8::1]"],
+    "asgi_proxy_upstream_ca_file": "/etc/ssl/web.pem",
+}
 SITES: dict[str, dict[str, Any]] = {
     "plain": {},
     "three instances": {"asgi_service_instances": 3},
@@ -107,6 +125,19 @@ SITES: dict[str, dict[str, Any]] = {
         "asgi_proxy_hsts_max_age_seconds": 0,
     },
 }
+#: Everything about traffic that Caddy has, whichever it is.
+TRAFFIC: dict[str, Any] = {
+    "asgi_proxy_redirect_domains": ["www.blog.test"],
+    "asgi_proxy_static": {"/static": "staticfiles", "/assets/img": "web/img"},
+    "asgi_proxy_allow": ["10.0.0.0/8"],
+    "asgi_proxy_basic_auth": {"ann": f"$2y$10${'a' * 53}"},
+    "asgi_proxy_response_headers": {"X-Team": 'blue "1" \\', "X-Gone": ""},
+    "asgi_proxy_http3": False,
+    "asgi_proxy_access_log": True,
+    "asgi_proxy_metrics_address": "127.0.0.1:9100",
+    "asgi_proxy_snippet": "@old path /old\nredir @old /new\n",
+}
+SITES["all traffic"] = TRAFFIC
 #: With Traefik, as far as it differs.
 TRAEFIK: dict[str, Any] = {
     **MINIMAL,

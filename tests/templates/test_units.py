@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import FIXED
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
 from templates.render import render, templates, value
-from templates.scenarios import FULL, MINIMAL, SCENARIOS
+from templates.scenarios import FULL, MINIMAL, SCENARIOS, TEXT
 from templates.units import Unit, read_unit, seconds, size_bytes
 
 UNITS = "etc/systemd/system"
+PROCESSES = "__asgi_service_processes"
 SANDBOX_KEYS = {key for key, _value in FIXED}
 
 
@@ -47,6 +49,21 @@ def test_every_file_says_in_its_first_line_who_manages_it(role: str, template: s
     assert "{%" not in text
     assert text.endswith("\n")
     assert not re.search(r"\n\n\n", text)
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("service", "slot@.service"),
+        ("service", "process@.service"),
+        ("service", "job@.service"),
+        ("migrate", "migrate@.service"),
+    ],
+)
+def test_all_that_runs_the_app_gets_its_credentials(role: str, name: str) -> None:
+    wanted = ["signing.pem:/etc/ssl/my-app.pem", "api:/root/api"]
+    assert unit(role, name, FULL)["Service"]["LoadCredential"] == wanted
+    assert "LoadCredential" not in unit(role, name, MINIMAL)["Service"]
 
 
 # --- an instance ----------------------------------------------------------------------------------
@@ -89,6 +106,33 @@ def test_memory_is_limited_for_each_instance_and_for_all(given: dict[str, Any]) 
     assert only(service["MemorySwapMax"]) == only(whole["MemorySwapMax"]) == "0"
     name = given["asgi_app_name"].replace("-", "\\x2d")
     assert only(service["Slice"]) == f"asgi-{name}.slice"
+
+
+def test_as_many_instances_as_the_host_carries() -> None:
+    """The number is decided on each host; until then the checks take it for one."""
+    given = {**MINIMAL, "asgi_service_instances": "auto", "asgi_service_mode": "site"}
+    given |= {"ansible_play_batch": ["web1"], "ansible_play_hosts_all": ["web1"]}
+    assert value("service", "__asgi_service_problems", given) == []
+    assert value("proxy", "__asgi_proxy_problems", given) == [
+        "asgi_service_instances: auto is not decided yet; play the role service with"
+        " tasks_from: validate first, or write a number"
+    ]
+    told = "3 instances (auto): 3 cores"
+    given["asgi_service_auto"] = {"instances": 3, "reason": told}
+    assert value("service", "__asgi_service_instances", given) == 3
+    assert value("service", "asgi_service_memory_total", given) == f"{7 * 512}M"
+    assert value("service", "__asgi_service_limits", given)["instances"] == 3
+    assert value("service", "__asgi_service_instances_reason", given) == told
+    assert value("proxy", "__asgi_proxy_problems", given) == []
+    # a limit that was written for fewer is refused when the number is known
+    (problem,) = value(
+        "service", "__asgi_service_problems", {**given, "asgi_service_memory_total": "2G"}
+    )
+    assert "cannot hold two slots of 3 instances" in problem
+    # another app of the same run has a number of its own
+    given["asgi_service_instances"] = 2
+    assert value("service", "__asgi_service_instances", given) == 2
+    assert value("service", "__asgi_service_instances_reason", given) == ""
 
 
 def test_an_instance_runs_the_release_of_its_slot_as_the_apps_user(given: dict[str, Any]) -> None:
@@ -144,6 +188,18 @@ def test_the_migration_runs_in_the_sandbox_of_the_app(given: dict[str, Any]) -> 
         "StateDirectory",
     }
     assert {key: app.get(key) for key in same} == {key: migration.get(key) for key in same}
+
+
+@pytest.mark.parametrize("name", ["process@.service", "job@.service"])
+def test_a_process_runs_as_an_instance_does(given: dict[str, Any], name: str) -> None:
+    """The same release, user, environment and sandbox, in the same slice."""
+    app = unit("service", "slot@.service", given)["Service"]
+    process = unit("service", name, given)["Service"]
+    same = SANDBOX_KEYS | {"MemoryDenyWriteExecute", "ProcSubset", "PrivateNetwork", "User"}
+    same |= {"RestrictAddressFamilies", "ReadWritePaths", "IPAddressDeny", "Group", "Slice"}
+    same |= {"WorkingDirectory", "StateDirectory", "StateDirectoryMode", "Environment"}
+    same |= {"EnvironmentFile", "KillMode", "MemorySwapMax"}
+    assert {key: process.get(key) for key in same} == {key: app.get(key) for key in same}
 
 
 def test_switches_of_the_sandbox_are_off_by_default() -> None:
@@ -378,6 +434,88 @@ def test_the_unit_of_caddy(install: str, program: str) -> None:
     assert "unix//run/caddy/" in main_file
 
 
+# --- the watch ------------------------------------------------------------------------------------
+
+
+def test_the_watch_is_there_only_where_it_is_asked_for() -> None:
+    assert value("service", "__asgi_service_watched", MINIMAL) is False
+    for given in (
+        {"asgi_service_recycle_memory": "300M"},
+        {"asgi_service_recycle_age_seconds": "86400"},
+        {"asgi_service_recycle_requests": "10000"},
+        {"asgi_service_watch_hung": "yes"},
+    ):
+        assert value("service", "__asgi_service_watched", {**MINIMAL, **given}) is True
+    assert value("service", "__asgi_service_watched", TEXT) is False
+
+
+def test_the_watch_can_change_what_a_rollout_changes_and_little_else(given: dict[str, Any]) -> None:
+    service = unit("service", "watch.service", given)["Service"]
+    root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
+    assert only(service["ExecStart"]) == (
+        f"/usr/bin/python3 -I {root}/watch/watch.pyz {root}/watch/watch.json"
+    )
+    assert only(service["ReadWritePaths"]).split() == [
+        root,
+        f"/etc/asgi/{given['asgi_app_name']}",
+        "/etc/systemd/system",
+        "-/etc/caddy",
+        "-/etc/traefik",
+    ]
+    # what it has begun is put back before it is killed
+    assert only(service["Restart"]) == "always"
+    assert only(service["KillMode"]) == "mixed"
+    assert seconds(only(service["TimeoutStopSec"])) >= 60
+    # as much of the sandbox of the app as root can have that starts units
+    others = {"AmbientCapabilities", "CapabilityBoundingSet", "PrivateUsers", "ProtectProc"}
+    for key, text in FIXED:
+        if key not in {*others, "UMask", "SystemCallFilter"}:
+            assert only(service[key]) == text
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_requests_are_counted_only_where_it_is_asked_for(server: str) -> None:
+    lasting = {"asgi_service_lifespan": False, "asgi_service_graceful_timeout_seconds": 0}
+    given = {**MINIMAL, "asgi_service_server": server, **(lasting if server == "daphne" else {})}
+    assert "--count" not in unit("service", "slot@.service", given)["Service"]["ExecStart"][0]
+    counted = {**given, "asgi_service_recycle_requests": 10000}
+    service = unit("service", "slot@.service", counted)["Service"]
+    assert " --count /run/asgi/blog/%j/%i/requests " in only(service["ExecStart"])
+    # where the instance may write, and nobody else may
+    assert only(service["RuntimeDirectory"]) == "asgi/blog/%j/%i"
+    assert only(service["RuntimeDirectoryMode"]) == "0700"
+
+
+@pytest.mark.parametrize("name", ["slot@.service", "process@.service", "job@.service"])
+def test_what_is_given_up_starts_the_unit_for_alerts(name: str) -> None:
+    assert "OnFailure" not in unit("service", name, MINIMAL)["Unit"]
+    assert only(unit("service", name, FULL)["Unit"]["OnFailure"]) == "alert@%n.service"
+
+
+def test_a_run_that_a_release_ends_has_not_failed() -> None:
+    """By the signal itself, or as a shell tells of it."""
+    found = unit("service", "job@.service", MINIMAL)["Service"]
+    assert only(found["SuccessExitStatus"]) == "SIGTERM 143"
+
+
+@pytest.mark.parametrize("name", ["slot@.service", "process@.service"])
+def test_the_pause_before_a_start_grows_where_it_can(name: str) -> None:
+    service = unit("service", name, MINIMAL)["Service"]
+    assert only(service["RestartMaxDelaySec"]) == "5"
+    assert int(only(service["RestartSteps"])) > 0
+    for given in ({"asgi_service_restart_max_seconds": 0}, {"asgi_service_restart_seconds": 5}):
+        constant = unit("service", name, {**MINIMAL, **given})["Service"]
+        assert not {"RestartSteps", "RestartMaxDelaySec"} & set(constant)
+
+
+def test_the_proxy_ends_before_those_that_it_asks() -> None:
+    """But it waits for none that is up only when it listens."""
+    found = unit("service", "slot@.service", MINIMAL)["Unit"]
+    assert only(found["Before"]) == "caddy.service traefik.service"
+    slow = unit("service", "slot@.service", {**MINIMAL, "asgi_service_server": "granian"})
+    assert "Before" not in slow["Unit"]
+
+
 # --- together -------------------------------------------------------------------------------------
 
 
@@ -436,7 +574,41 @@ def test_no_scenario_has_a_problem(role: str, given: dict[str, Any]) -> None:
     assert value(role, f"__asgi_{role}_problems", given) == []
 
 
-def test_systemd_finds_no_fault(given: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "most"),
+    [
+        ({}, 1.1),
+        ({"asgi_service_outbound_network": False}, 0.3),
+        ({"asgi_service_jit": True}, 1.2),
+        ({"asgi_service_full_proc": True}, 1.2),
+        ({"asgi_service_writable_paths": ["/data/media"]}, 1.1),
+    ],
+    ids=str,
+)
+def test_how_exposed_the_app_is(changed: dict[str, Any], most: float, tmp_path: Path) -> None:
+    """Its instances, processes, jobs and migration, as the README of the role says."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not on this machine")
+    kinds = {key: FULL[key] for key in ("asgi_service_processes", "asgi_service_timers")}
+    given = {**MINIMAL, **kinds, **changed}
+    texts = {
+        "slot": render("service", f"{UNITS}/slot@.service", given),
+        "migrate": render("migrate", f"{UNITS}/migrate@.service", given),
+        **{one["name"]: one["service"] for one in value("service", PROCESSES, given)},
+    }
+    assert len(texts) == 4
+    for name, text in texts.items():
+        path = tmp_path / f"{name}@1.service"
+        path.write_text(text, encoding="utf-8")
+        words = [program, "security", "--offline=true", f"--threshold={most * 10:.0f}", path]
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+        assert done.returncode == 0, f"{name}: {done.stdout.splitlines()[-1:]} {done.stderr}"
+
+
+def test_systemd_finds_no_fault(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not on this machine")
@@ -451,16 +623,23 @@ def test_systemd_finds_no_fault(given: dict[str, Any], tmp_path: Path) -> None:
         f"{name}-blue@1.service": render("service", f"{UNITS}/slot@.service", binds),
         f"{name}-migrate@1.0.0-abc.service": render("migrate", f"{UNITS}/migrate@.service", given),
         "caddy.service": render("proxy", f"{UNITS}/caddy.service", given),
+        f"asgi-{name}-watch.service": render("service", f"{UNITS}/watch.service", given),
+        "alert@.service": "[Service]\nExecStart=/bin/true\n",
     }
-    paths = []
-    for file_name, text in files.items():
-        paths.append(tmp_path / file_name)
+    for process in value("service", PROCESSES, given):
+        files[f"{name}.{process['name']}-green@1.service"] = process["service"]
+        if process["timer"]:
+            files[f"{name}.{process['name']}-green@1.timer"] = process["timer"]
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    monkeypatch.setattr(systemd, "version", lambda: int(told.split()[1]))
+    understood = systemd.understood({tmp_path / name: text for name, text in files.items()})
+    for path, text in understood.items():
         # the programs are not on this machine, and are none of this test
         runnable = text.replace(f"{root}/slots/%j/venv/bin/python", "/bin/true")
         runnable = runnable.replace(f"{root}/releases/%i/venv/bin/python", "/bin/true")
-        paths[-1].write_text(runnable.replace("/usr/bin/caddy", "/bin/true"), encoding="utf-8")
+        path.write_text(runnable.replace("/usr/bin/caddy", "/bin/true"), encoding="utf-8")
     done = subprocess.run(
-        [program, "verify", "--man=no", *paths],
+        [program, "verify", "--man=no", *understood],
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -10,6 +10,7 @@ LISTS = {
     "Environment",
     "EnvironmentFile",
     "ExecStartPre",
+    "LoadCredential",
     "ReadWritePaths",
     "SystemCallFilter",
 }

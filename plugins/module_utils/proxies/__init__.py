@@ -19,11 +19,22 @@ from typing import Any, Protocol
 from ..errors import DeployError
 from ..health import Answer, HealthCheck
 from ..layout import Layout
+from ..units import environment_values
 from . import caddy, external, traefik
 
-#: The key of an ACME account in a file of Caddy, and in one of Traefik.
-SECRET = re.compile(r'(^\s*eab \S+ |"hmacEncoded": ")([^\s"]+)', re.MULTILINE)
+#: The key of an ACME account in a file of Caddy, and in one of Traefik; hashes of passwords, which
+#: Caddy 2.6 has as base64.
+SECRET = re.compile(
+    r"""(^\s*eab\ \S+\ |"hmacEncoded":\ ")[^\s"]+
+    |\$2[aby]\$[./$A-Za-z0-9]+
+    |JDJ[5hi]JD[A-Za-z0-9+/=]+""",
+    re.MULTILINE | re.VERBOSE,
+)
+#: What Caddy tells a DNS provider.
+DNS_OPTIONS = re.compile(r"(^\s*dns \S+ {\n)(?:.*\n)*?(?=\s*}$)", re.MULTILINE)
 MASK = "********"
+#: Name of the file with what a proxy reads from its environment; all in it is secret.
+ENVIRONMENT = traefik.ENVIRONMENT_FILE.name
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class ProxyAccess:
         port: Its HTTPS port.
         ca_file: The authority that signed the certificate; empty for the system's.
         timeout_seconds: How long the proxy may take to answer with the new slot.
+        path: Where the app is below its domain; empty for all of it.
     """
 
     provider: str = "none"
@@ -45,6 +57,11 @@ class ProxyAccess:
     port: int = 443
     ca_file: str = ""
     timeout_seconds: float = 30
+    path: str = ""
+
+    def check(self, of_instance: HealthCheck) -> HealthCheck:
+        """Returns the health check of an instance as it is asked through the proxy."""
+        return replace(of_instance, host=self.domain, path=f"{self.path}{of_instance.path}")
 
 
 class Driver(Protocol):
@@ -63,6 +80,12 @@ class Driver(Protocol):
 
         Returns:
             For how many seconds nobody had the ports.
+        """
+
+    def tell_balancer(self, layout: Layout) -> None:
+        """Has the proxy tell a balancer whether this host is ready.
+
+        It is not while `layout.draining_file` exists.
         """
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
@@ -104,9 +127,15 @@ def access_from(values: Mapping[str, Any]) -> ProxyAccess:
 
 def masked(diff: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Returns a diff without the keys in it, also those that are on their way out."""
+
+    def shown(text: str, path: str) -> str:
+        if Path(path).name == ENVIRONMENT:
+            return "".join(f"{name}={MASK}\n" for name in environment_values(text))
+        return DNS_OPTIONS.sub(rf"\g<1>{MASK}\n", SECRET.sub(rf"\g<1>{MASK}", text))
+
     return [
         {
-            key: SECRET.sub(rf"\g<1>{MASK}", text) if key in ("before", "after") else text
+            key: shown(text, one["before_header"]) if key in ("before", "after") else text
             for key, text in one.items()
         }
         for one in diff

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import systemd
+from .. import slots, systemd
 from ..commands import run, tail
 from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
@@ -30,11 +30,15 @@ from .handover import (
     SITES,
     TAKE_OVER,
     ours,
+    refuse_metrics_address,
+    refuse_on_balancer,
     refuse_other_sites,
     refuse_take_over,
+    refuse_taken_ports,
     rival,
     take_over,
 )
+from .shared import refuse_other_certificate, undone
 from .switch import turn_switch
 
 if TYPE_CHECKING:
@@ -52,7 +56,35 @@ UNIT_FILE = systemd.SYSTEM_UNITS / SERVICE
 MARKER = "Managed by asgi.deploy"
 #: First line of the welcome page that packages of Caddy bring.
 PACKAGED = "# The Caddyfile is an easy way to configure your Caddy web server."
+#: Where a site asks the instances of a slot; the setting is not there for a single one.
+UPSTREAMS = re.compile(
+    r"reverse_proxy(?P<matcher> @\w+)?"
+    r"(?: unix/(?P<directory>/run/asgi/[^/ ]+/(?P<slot>blue|green))/[0-9]+\.sock)+ {\n"
+    r"(?:\t*# [^\n]*\n\t*fail_duration [^\n]*\n)?(?P<tabs>\t*)"
+)
+#: What a site has for several instances.
+BESIDE = (
+    "# another one is asked meanwhile; where there is no other, requests wait for this one",
+    "fail_duration 1s",
+)
+#: Older ones lose the body of a request when its first try finds no listener. The second fails too,
+#: and takes an upstream out that is up (caddyserver/caddy#7547).
+KEEPS_BODIES = (2, 11, 2)
+#: Where a site with several upstreams asks what cannot be asked twice, and how often it tries.
+ONCE = re.compile(
+    r"(?P<before>reverse_proxy @once\w* \S+ [^{\s][^{]*{\n(?:(?!\t*}\n).*\n)*?)"
+    r"\t*lb_try_duration [^\n]+\n\t*lb_try_interval [^\n]+\n"
+)
 VALIDATE_TIMEOUT_SECONDS = 60
+NO_DNS_PROVIDER = (
+    "\nasgi_proxy_acme_dns_provider: {program} list-modules tells which providers were built in;"
+    " packages have none. Give a Caddy that has it with asgi_proxy_caddy_install: binary, take"
+    " asgi_proxy_provider: traefik, or asgi_proxy_certificate: files"
+)
+RESTARTED = (
+    "Caddy starts again, as its program or its unit is another one: it ends what it is answering,"
+    " for at most 30 s, and until it is back connections are refused"
+)
 
 
 class Caddy:
@@ -63,10 +95,18 @@ class Caddy:
         refuse_take_over("caddy", own_sites(layout))
 
     def switch(self, layout: Layout, slot: str) -> float:
-        """Creates or removes the file that the matcher of the site looks for."""
+        """Creates or removes the file that the matcher of the site looks for.
+
+        First Caddy is told of all instances of the slot, where there were others before; only
+        then it is reloaded.
+        """
+        know_instances(layout, slot)
         # first: a Caddy that takes the ports over must not look for the former slot
         turn_switch(layout, slot)
-        return take_over("caddy", ports)
+        return take_over("caddy", lambda: ports(read_text(MAIN_FILE)))
+
+    def tell_balancer(self, layout: Layout) -> None:
+        """The matcher of the site looks for the file itself."""
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks over TLS on this host; only there the site says which slot answered."""
@@ -84,7 +124,7 @@ class Caddy:
         Args:
             files: Text of each file: main file, site files, the unit.
             absent: Files that are not to be there; somebody's own are left alone.
-            settings: `program`, the path of Caddy.
+            settings: `program`, the path of Caddy; `balancer`, whether no rollout follows.
             check_mode: Say what would change and change nothing.
 
         Returns:
@@ -96,6 +136,12 @@ class Caddy:
                 are then what they were and Caddy runs with them.
         """
         before = {path: read_text(path) for path in [*files, *absent]}
+        # how many instances a slot has is what its last rollout has told, not the next one
+        present = version(str(settings["program"])) if files else ()
+        files = {
+            path: with_instances(with_tries(text, present), instances(before[path]))
+            for path, text in files.items()
+        }
         gone = [path for path in absent if ours(path, before[path])]
         after: dict[Path, str | None] = {**files, **dict.fromkeys(gone)}
         changed = [path for path in after if before[path] != after[path]]
@@ -112,6 +158,9 @@ class Caddy:
             # what was to be taken away is not there
             return {"changed": False, "changes": [], "diff": [], "action": ""}
         running = systemd.show([SERVICE])[0]
+        program = str(settings["program"])
+        replaced = bool(files) and runs_another_program(running, program)
+        restart = replaced or UNIT_FILE in changed
         if not files and not running.running:
             # nobody reads them; another proxy may have the ports
             if not check_mode:
@@ -125,23 +174,33 @@ class Caddy:
         other = rival("caddy") if files else ""
         result = {
             "changed": bool(changed)
+            or replaced
             or (not other and (PENDING.exists() or not (running.running and running.enabled))),
             "changes": [str(path) for path in changed],
             "diff": diff,
             "action": "",
         }
         if result["changed"]:
-            result["action"] = action_for(running, restart=UNIT_FILE in changed)
+            result["action"] = action_for(running, restart=restart)
         refuse_foreign(before.get(MAIN_FILE))
+        warnings: list[str] = []
         if other:
+            if settings.get("balancer"):
+                refuse_on_balancer(other)
             result["action"] = TAKE_OVER
             refuse_other_sites(other, [path.stem for path in files])
-            result["warnings"] = [ANNOUNCED.format(own="Caddy", other=other)]
+            warnings.append(ANNOUNCED.format(own="Caddy", other=other))
+        elif result["action"] == "restart":
+            warnings.append(RESTARTED)
+        warnings += of_other_sites(before, files)
+        result["warnings"] = warnings
         if check_mode or not result["changed"]:
             return result
-        program = str(settings["program"])
+        if files and not other:
+            refuse_taken_ports([SERVICE], ports(before.get(MAIN_FILE)), ports(files.get(MAIN_FILE)))
+        refuse_metrics_address("caddy", before.get(MAIN_FILE), files.get(MAIN_FILE))
         # what is only taken away is read by the Caddy that runs, whatever program that is
-        if files and any(CONFIGURATION in path.parents for path in changed):
+        if files and (replaced or any(CONFIGURATION in path.parents for path in changed)):
             validate(program, after)
         if other:
             # it reads them when it gets the ports
@@ -153,7 +212,7 @@ class Caddy:
             # a run that is killed before Caddy has taken the files up leaves it behind
             write_files({PENDING: ""})
             write_files({path: after[path] for path in changed})
-            apply(restart=UNIT_FILE in changed)
+            apply(restart=restart)
             remove(PENDING)
         except (DeployError, OSError) as error:
             lines = systemd.journal([SERVICE], started)
@@ -189,10 +248,38 @@ def action_for(caddy: systemd.UnitStatus, restart: bool) -> str:
     return "restart" if restart else "reload"
 
 
-def ports() -> list[int]:
-    """Returns the ports in the installed main file."""
-    text = read_text(MAIN_FILE) or ""
-    return [int(port) for port in re.findall(r"^\s+https?_port ([0-9]+)$", text, re.MULTILINE)]
+def runs_another_program(caddy: systemd.UnitStatus, program: str) -> bool:
+    """Says whether Caddy still runs with what was there before its package was changed."""
+    if not caddy.running:
+        return False
+    try:
+        running = Path(f"/proc/{caddy.main_pid}/exe").readlink()
+    except OSError:
+        # it has just ended
+        return False
+    return running != Path(program).resolve()
+
+
+def version(program: str) -> tuple[int, ...]:
+    """Returns the version of a Caddy; that of nothing where it is not there yet, in check mode."""
+    if not Path(program).is_file():
+        return ()
+    done = run(
+        [program, "version"],
+        timeout_seconds=VALIDATE_TIMEOUT_SECONDS,
+        user=USER,
+        environment={"HOME": str(HOME)},
+    )
+    return tuple(int(part) for part in re.findall(r"[0-9]+", done.stdout)[:3])
+
+
+def ports(text: str | None) -> list[int]:
+    """Returns the ports in a main file; nothing where there is none."""
+    found = re.findall(r"^\s+https?_port ([0-9]+)$", text or "", re.MULTILINE)
+    if text and not found:
+        # the one of a package
+        return [80, 443]
+    return [int(port) for port in found]
 
 
 def own_sites(layout: Layout) -> list[str]:
@@ -200,6 +287,73 @@ def own_sites(layout: Layout) -> list[str]:
     sockets = f"{layout.socket('', 0).parent.parent}/"
     files = SITES["caddy"].glob("*.caddy")
     return [layout.name, *(path.stem for path in files if sockets in (read_text(path) or ""))]
+
+
+def instances(site: str | None) -> dict[str, int]:
+    """Returns how many instances of each slot a site asks; nothing where there is no site."""
+    found = UPSTREAMS.finditer(site or "")
+    return {match["slot"]: match[0].count(" unix/") for match in found}
+
+
+def with_instances(site: str, counts: Mapping[str, int]) -> str:
+    """Returns a site that asks so many instances of the slots; of others as many as it did."""
+
+    def block(match: re.Match[str]) -> str:
+        count = counts.get(match["slot"], match[0].count(" unix/"))
+        sockets = "".join(f" unix/{match['directory']}/{n}.sock" for n in range(1, count + 1))
+        settings = BESIDE if count > 1 else ()
+        lines = "".join(f"{match['tabs']}{line}\n" for line in settings)
+        return f"reverse_proxy{match['matcher'] or ''}{sockets} {{\n{lines}{match['tabs']}"
+
+    return UPSTREAMS.sub(block, site)
+
+
+def with_tries(site: str, present: tuple[int, ...]) -> str:
+    """Returns a site that asks once what this version of Caddy cannot send again.
+
+    Where there is one upstream, all requests wait for that.
+    """
+    return site if present >= KEEPS_BODIES else ONCE.sub(r"\g<before>", site)
+
+
+def know_instances(layout: Layout, slot: str) -> None:
+    """Has Caddy ask exactly the instances of a slot that start at boot.
+
+    One that is not there would cost requests: Caddy 2.6 asks another one, but not again what has a
+    body.
+
+    Raises:
+        DeployError: Caddy did not take it up; it runs with what it had.
+    """
+    count = slots.enabled_instances(layout, slot)
+    paths = [SITES["caddy"] / f"{name}.caddy" for name in own_sites(layout)] if count else []
+    before = {path: read_text(path) or "" for path in dict.fromkeys(paths)}
+    after = {path: with_instances(text, {slot: count}) for path, text in before.items()}
+    changed = {path: text for path, text in after.items() if text != before[path]}
+    if not changed:
+        return
+    try:
+        write_files({PENDING: "", **changed})
+        if systemd.show([SERVICE])[0].running:
+            systemd.systemctl("reload", SERVICE, doing="reload Caddy")
+        remove(PENDING)
+    except (DeployError, OSError):
+        write_files({path: before[path] for path in changed})
+        remove(PENDING)
+        raise
+
+
+def of_other_sites(before: Mapping[Path, str | None], files: Mapping[Path, str]) -> list[str]:
+    """Returns warnings of what other sites of the host are to be told; raises where a deploy
+    would undo what they have set, or contradicts it."""
+    own = next((path for path in files if path.suffix == ".caddy"), None)
+    if own is None or MAIN_FILE not in files:
+        return []
+    others = {
+        path.stem: read_text(path) or "" for path in SITES["caddy"].glob("*.caddy") if path != own
+    }
+    refuse_other_certificate(files[own], others)
+    return undone((before[MAIN_FILE], files[MAIN_FILE]), (before[own], files[own]), others)
 
 
 def refuse_foreign(main_file: str | None) -> None:
@@ -251,9 +405,10 @@ def validate(program: str, after: Mapping[Path, str | None]) -> None:
         )
     if done.returncode != 0:
         # the last line says what is wrong, the ones before are progress as JSON
-        raise DeployError(
-            f"Caddy refuses the new configuration; nothing was changed:\n{tail(done.stderr, 3)}"
-        )
+        told = tail(done.stderr, 3)
+        if "module not registered: dns.providers." in told:
+            told += NO_DNS_PROVIDER.format(program=program)
+        raise DeployError(f"Caddy refuses the new configuration; nothing was changed:\n{told}")
 
 
 def write_files(texts: Mapping[Path, str | None]) -> None:

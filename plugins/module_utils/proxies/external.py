@@ -35,6 +35,9 @@ class External:
         link_atomic(layout.switch_file.parent / "sockets", str(layout.socket(slot, 1).parent))
         return 0
 
+    def tell_balancer(self, layout: Layout) -> None:
+        """The foreign proxy is asked itself."""
+
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks over the stable path, as the foreign proxy does."""
         slot = layout.serving_slot()

@@ -9,8 +9,12 @@ when the new slot, which listens where it can ask, has passed its gate.
 
 from __future__ import annotations
 
+import errno
+import ipaddress
+import re
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from .. import systemd
@@ -33,6 +37,8 @@ ANNOUNCED = (
 TAKE_OVER = "take over"
 #: In every unit of ours.
 MARKER = "Managed by asgi.deploy"
+#: Where metrics are, in the main file of Caddy and of Traefik.
+METRICS = re.compile(r'(?:^http://|"metrics": \{\s+"address": ")([^\s"]+)', re.MULTILINE)
 PORTS_TIMEOUT_SECONDS = 30
 POLL_SECONDS = 0.01
 
@@ -76,6 +82,16 @@ def at_rest(unit: systemd.UnitStatus) -> bool:
     """Says whether a unit does nothing and is about to do nothing: one that systemd is about to
     start again, or that has not ended yet, is not."""
     return unit.active_state in ("inactive", "failed")
+
+
+def refuse_on_balancer(other: str) -> None:
+    """Raises: a balancer has no rollout, at whose switch the ports would move."""
+    raise DeployError(
+        f"asgi_proxy_provider: {other} has the ports of this balancer, which does not move from one"
+        " proxy to another while it serves. Set up another balancer beside it, or take its sites"
+        f" away (the role proxy with tasks_from: remove) and stop it: systemctl disable --now"
+        f" {' '.join(UNITS[other])}. Nothing was changed"
+    )
 
 
 def refuse_other_sites(other: str, own_sites: Sequence[str]) -> None:
@@ -154,6 +170,73 @@ def take_over(own: str, ports_of: Callable[[], Sequence[int]]) -> float:
 def listening(ports: Sequence[int]) -> bool:
     """Says whether anybody listens on one of the ports."""
     return any(port in ports for _a, port, state in tcp_rows(TCP_TABLES) if state == LISTENING)
+
+
+def refuse_taken_ports(
+    units: Sequence[str], before: Collection[int], after: Collection[int]
+) -> None:
+    """Raises where another program has a port that a proxy is to have.
+
+    Asked before anything is touched: a proxy that finds out by itself has given up its own ports
+    by then, or needs minutes to go on as before.
+
+    Args:
+        units: Those that hold the ports of the proxy.
+        before: Ports in its installed configuration.
+        after: Ports in the configuration that is to come.
+
+    Raises:
+        DeployError: Which port, and how to find out whose it is.
+    """
+    running = any(not at_rest(one) for one in systemd.show(units))
+    for port in after:
+        if listening([port]) and not (running and port in before):
+            raise DeployError(
+                f"port {port} of the proxy: address already in use, by another program (ss -ltnp"
+                f" 'sport = :{port}'); nothing was changed. End it, or give the proxy another port"
+                " (asgi_proxy_https_port, asgi_proxy_http_port, asgi_proxy_traefik_api_port)"
+            )
+
+
+def metrics_address(text: str | None) -> str:
+    """Returns where a main file has metrics, as host:port; empty for nowhere."""
+    found = METRICS.search(text or "")
+    return found.group(1) if found else ""
+
+
+def refuse_metrics_address(own: str, before: str | None, after: str | None) -> None:
+    """Raises where a proxy could not open the address of its metrics, without which it ends.
+
+    Args:
+        own: The proxy.
+        before: Its installed main file.
+        after: The main file that is to come.
+
+    Raises:
+        DeployError: What the kernel says of that address.
+    """
+    address = metrics_address(after)
+    if not address:
+        return
+    host, _colon, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # as the proxies do: connections that have ended do not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+            probe.listen()
+    except OSError as error:
+        running = any(not at_rest(one) for one in systemd.show(UNITS[own]))
+        its_own = running and metrics_address(before) == address
+        if error.errno == errno.EADDRINUSE and (its_own or rival(own)):
+            return
+        raise DeployError(
+            f"asgi_proxy_metrics_address: {address} cannot be opened on this host:"
+            f" {error.strerror}; nothing was changed. Write an address of this host (ip address)"
+            " and a port that is free (ss -ltn)"
+        ) from error
 
 
 def wait_until(condition: Callable[[], bool], doing: str) -> None:

@@ -41,11 +41,15 @@ from .handover import (
     TAKE_OVER,
     UNITS,
     ours,
+    refuse_metrics_address,
+    refuse_on_balancer,
     refuse_other_sites,
     refuse_take_over,
+    refuse_taken_ports,
     rival,
     take_over,
 )
+from .shared import told_of_shared
 from .switch import turn_switch
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ SOCKETS = OWN_UNITS[:-1]
 USER = "traefik"
 CONFIGURATION = Path("/etc/traefik")
 MAIN_FILE = CONFIGURATION / "traefik.yml"
+#: What a DNS provider reads.
+ENVIRONMENT_FILE = CONFIGURATION / "environment"
 SITES = CONFIGURATION / "sites"
 DYNAMIC = CONFIGURATION / "dynamic"
 #: There while Traefik has not taken up what is on disk.
@@ -74,6 +80,8 @@ VALIDATE_TIMEOUT_SECONDS = 30
 TAKE_UP_TIMEOUT_SECONDS = 30
 ASK_TIMEOUT_SECONDS = 5
 POLL_SECONDS = 0.05
+#: The first release that knows every option of our main file; others do not start with it.
+OLDEST_VERSION = "3.7.12"
 
 
 def site_file(name: str) -> Path:
@@ -95,8 +103,11 @@ def format_file(values: Mapping[str, Any]) -> str:
     return f"{HEADER}{json.dumps(values, indent=1, sort_keys=True)}\n"
 
 
-def urls(layout: Layout, slot: str) -> list[str]:
-    """Returns where Traefik asks a slot: at all its instances that start at boot."""
+def urls(site: Mapping[str, Any], layout: Layout, slot: str) -> list[str]:
+    """Returns where Traefik asks: on a balancer the app hosts, whatever the slot is; else all
+    instances of the slot that start at boot."""
+    if "servers" in site:
+        return list(site["servers"])
     count = slots.enabled_instances(layout, slot)
     found = [listener(layout, slot, number) for number in range(1, count + 1)]
     # Traefik cannot ask unix sockets, which a slot has that another proxy was to ask
@@ -108,21 +119,61 @@ def certificate_note(site: Mapping[str, Any]) -> Path:
     return SITES / f"{site['name']}.certificate"
 
 
+def users_file(site: Mapping[str, Any]) -> Path:
+    """Where the passwords of the site are, as hashes."""
+    return SITES / f"{site['name']}.users"
+
+
+def read_beside(site: Mapping[str, Any], files: Mapping[Path, str]) -> str:
+    """Returns what Traefik reads beside the dynamic file of a site, or a digest of it.
+
+    Args:
+        site: The site.
+        files: Texts that take the place of those on disk.
+    """
+    paths = (certificate_note(site), users_file(site))
+    texts = (files[path] if path in files else read_text(path) for path in paths)
+    return "".join(text or "" for text in texts)
+
+
 def render(
-    site: Mapping[str, Any], slot: str, servers: Sequence[str], certificate: str = ""
+    site: Mapping[str, Any],
+    slot: str,
+    servers: Sequence[str],
+    beside: str = "",
+    draining: bool = False,
 ) -> tuple[str, str]:
     """Returns the name of the service and the text of the dynamic file for a slot.
 
     The name holds a digest of all of it, so that the API tells which one is in use, and so
-    that a renewed certificate makes another file, for which Traefik reads it.
+    that a renewed certificate or another password makes another file, for which Traefik reads it.
+
+    Args:
+        site: The site.
+        slot: Which slot is asked.
+        servers: Where it is asked.
+        beside: What Traefik reads beside it (read_beside).
+        draining: A balancer is told that the host is not ready.
     """
     text = json.dumps(site["configuration"], sort_keys=True).replace(SLOT_MARK, slot)
-    digest = hashlib.sha256(f"{text}{list(servers)}{certificate}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{text}{list(servers)}{beside}{draining}".encode()).hexdigest()[:12]
     service = f"{site['name']}-{slot}-{digest}"
     configuration = json.loads(text.replace(SERVICE_MARK, service))
-    balancer = configuration["http"]["services"][service]["loadBalancer"]
-    balancer["servers"] = [{"url": url} for url in servers]
+    services = configuration["http"]["services"]
+    for one in services.values():
+        one["loadBalancer"]["servers"] = [{"url": url} for url in servers]
+    if draining:
+        # Traefik answers 503 for a service without servers
+        services[f"{service}-draining"] = {"loadBalancer": {"servers": []}}
+        configuration["http"]["routers"][f"{site['name']}.ready"]["service"] = f"{service}-draining"
     return service, format_file(configuration)
+
+
+def render_for(layout: Layout, site: Mapping[str, Any], slot: str) -> tuple[str, str]:
+    """Returns the service and the dynamic file of the app's site as it is to be now."""
+    return render(
+        site, slot, urls(site, layout, slot), read_beside(site, {}), layout.draining_file.exists()
+    )
 
 
 class Traefik:
@@ -148,8 +199,7 @@ class Traefik:
                 " the site playbook, which sets it up"
             )
         site = parse(text)
-        noted = read_text(certificate_note(site)) or ""
-        service, dynamic = render(site, slot, urls(layout, slot), noted)
+        service, dynamic = render_for(layout, site, slot)
         write_files({Path(site["file"]): dynamic})
         # before the switch, which a Caddy that still has the ports would follow
         gap_seconds = take_over("traefik", ports)
@@ -157,6 +207,20 @@ class Traefik:
         if systemd.show([SERVICE])[0].running:
             wait_until_in_use(site["name"], service)
         return gap_seconds
+
+    def tell_balancer(self, layout: Layout) -> None:
+        """Puts the app's file in place anew, for what it says to a balancer."""
+        text = read_text(site_file(layout.name))
+        site = parse(text) if text else {}
+        # an app that has moved to another proxy has a site here, but no file
+        if not site or not Path(site["file"]).exists():
+            return
+        service, dynamic = render_for(layout, site, layout.serving_slot())
+        if read_text(Path(site["file"])) == dynamic:
+            return
+        write_files({Path(site["file"]): dynamic})
+        if systemd.show([SERVICE])[0].running:
+            wait_until_in_use(site["name"], service)
 
     def ask(self, layout: Layout, access: ProxyAccess, check: HealthCheck) -> Answer:
         """Asks over TLS on this host; only there the site says which slot answered."""
@@ -174,7 +238,8 @@ class Traefik:
         Args:
             files: Text of each file: main file, the app's site, the units.
             absent: Files that are not to be there; somebody's own are left alone.
-            settings: `program`, the path of Traefik; `layout`, the app.
+            settings: `program`, the path of Traefik; `layout`, the app; `balancer`, whether no
+                rollout follows.
             check_mode: Say what would change and change nothing.
 
         Returns:
@@ -185,19 +250,29 @@ class Traefik:
             DeployError: The candidate is not valid, or Traefik did not take it up. The files
                 are then what they were and Traefik runs with them.
         """
-        gone = [path for path in absent if ours(path, read_text(path))]
+        own = [path.stem for path in files if path.parent == SITES]
+        others = [path.stem for path in DYNAMIC.glob("*.yml") if path.stem not in own]
+        gone = [
+            path
+            for path in absent
+            # what DNS providers read may be another site's
+            if ours(path, read_text(path)) and not (path == ENVIRONMENT_FILE and others)
+        ]
         after: dict[Path, str | None] = {**files, **dict.fromkeys(gone)}
         site, service = {}, ""
         if files:
             layout: Layout = settings["layout"]
             site = parse(files[site_file(layout.name)])
             slot = layout.serving_slot()
-            noted = files.get(certificate_note(site), "")
+            beside = read_beside(site, {**dict.fromkeys(gone, ""), **files})
             dynamic = Path(site["file"])
-            service, after[dynamic] = render(site, slot, urls(layout, slot), noted)
+            draining = layout.draining_file.exists()
+            service, after[dynamic] = render(site, slot, urls(site, layout, slot), beside, draining)
         before = {path: read_text(path) for path in after}
         changed = {path: text for path, text in after.items() if before[path] != text}
+        warnings: list[str] = []
         result: dict[str, Any] = {
+            "warnings": warnings,
             "changed": bool(changed),
             "changes": [str(path) for path in changed],
             "diff": [difference(path, before[path], text) for path, text in changed.items()],
@@ -211,14 +286,25 @@ class Traefik:
         refuse_foreign(before[MAIN_FILE])
         other = rival("traefik")
         if other:
+            if settings.get("balancer"):
+                refuse_on_balancer(other)
             result["action"] = TAKE_OVER
             refuse_other_sites(other, [site["name"]])
-            result["warnings"] = [ANNOUNCED.format(own="Traefik", other=other)]
+            warnings.append(ANNOUNCED.format(own="Traefik", other=other))
         else:
             result["changed"] = bool(changed) or PENDING.exists() or not ready()
             result["action"] = action_for(changed) if result["changed"] else ""
+        shared = [path for path in (MAIN_FILE, ENVIRONMENT_FILE) if path in changed]
+        warnings += told_of_shared([path for path in shared if before[path]], others)
         if check_mode or not result["changed"]:
             return result
+        if not other:
+            refuse_taken_ports(
+                OWN_UNITS,
+                main_ports(before[MAIN_FILE]).values(),
+                main_ports(files[MAIN_FILE]).values(),
+            )
+        refuse_metrics_address("traefik", before[MAIN_FILE], files[MAIN_FILE])
         if any(CONFIGURATION in path.parents for path in changed):
             validate(str(settings["program"]), after, site)
         if other:
@@ -310,7 +396,10 @@ def refuse_foreign(main_file: str | None) -> None:
 
 def needs_restart(changed: Iterable[Path]) -> bool:
     """Says whether changed files are read at a start only."""
-    return any(path == MAIN_FILE or path.parent == systemd.SYSTEM_UNITS for path in changed)
+    return any(
+        path in (MAIN_FILE, ENVIRONMENT_FILE) or path.parent == systemd.SYSTEM_UNITS
+        for path in changed
+    )
 
 
 def write_files(texts: Mapping[Path, str | None]) -> None:
@@ -343,10 +432,17 @@ def apply(changed: Iterable[Path], restart: bool) -> None:
 # --- the API --------------------------------------------------------------------------------------
 
 
+def main_ports(text: str | None) -> dict[str, int]:
+    """Returns the port of each entry point in a main file; nothing where there is none."""
+    return {
+        name: int(entry_point["address"].rsplit(":", 1)[1])
+        for name, entry_point in parse(text or "{}").get("entryPoints", {}).items()
+    }
+
+
 def entry_port(name: str) -> int:
     """Returns the port of an entry point, as the installed main file has it."""
-    address = parse(read_text(MAIN_FILE) or "{}")["entryPoints"][name]["address"]
-    return int(address.rsplit(":", 1)[1])
+    return main_ports(read_text(MAIN_FILE))[name]
 
 
 def ports() -> list[int]:
@@ -368,8 +464,8 @@ def ask_api(port: int, path: str) -> Any:
     return json.loads(body) if response.status == 200 else None
 
 
-def wait_until_in_use(router: str, service: str) -> None:
-    """Waits until the router asks the service of the file that was put in place.
+def wait_until_in_use(site: str, service: str) -> None:
+    """Waits until routers ask the service of the file that was put in place.
 
     Raises:
         DeployError: It does not within the time for it, with what Traefik says of it.
@@ -377,12 +473,12 @@ def wait_until_in_use(router: str, service: str) -> None:
     port = entry_port("traefik")
     deadline = time.monotonic() + TAKE_UP_TIMEOUT_SECONDS
     while True:
-        found = ask_api(port, f"http/routers/{router}@file")
-        if found and found["service"] == service and found["status"] == "enabled":
+        found = ask_api(port, f"http/services/{service}@file")
+        if found and found["status"] == "enabled" and found.get("usedBy"):
             return
         if time.monotonic() > deadline:
             raise DeployError(
-                f"Traefik did not take up the file of {router} within {TAKE_UP_TIMEOUT_SECONDS} s;"
+                f"Traefik did not take up the file of {site} within {TAKE_UP_TIMEOUT_SECONDS} s;"
                 f" its API on 127.0.0.1:{port} says: {json.dumps(found)}. A file of anybody in"
                 f" {DYNAMIC} that it cannot read keeps all others from changing: journalctl -u"
                 " traefik"
@@ -413,7 +509,11 @@ def candidate(after: Mapping[Path, str | None], port: int) -> Iterator[Path]:
             if path.parent == DYNAMIC and text is None:
                 (copy / path.name).unlink(missing_ok=True)
             elif path.parent == DYNAMIC:
-                (copy / path.name).write_text(str(text), encoding="utf-8")
+                # passwords are read from where those that are to come lie
+                aside = str(text).replace(f"{SITES}/", f"{name}/")
+                (copy / path.name).write_text(aside, encoding="utf-8")
+            elif path.suffix == ".users":
+                (Path(name) / path.name).write_text(str(text), encoding="utf-8")
         main = parse(str(after[MAIN_FILE]))
         for entry_point in main["entryPoints"].values():
             entry_point["address"] = "127.0.0.1:0"
@@ -425,7 +525,7 @@ def candidate(after: Mapping[Path, str | None], port: int) -> Iterator[Path]:
         main_file = Path(name) / MAIN_FILE.name
         main_file.write_text(json.dumps(main), encoding="utf-8")
         # children first: once a directory is theirs, the user could put links in it
-        for path in (*copy.rglob("*"), copy, main_file, Path(name)):
+        for path in (*copy.rglob("*"), *Path(name).glob("*"), Path(name)):
             shutil.chown(path, USER, USER)
         yield main_file
 
@@ -462,7 +562,10 @@ def validate(program: str, after: Mapping[Path, str | None], site: Mapping[str, 
             process.wait()
         errors = log_errors(log(), site, ended)
     if trouble or errors:
-        reasons = "\n".join([*trouble, *errors])
+        # only the main file ends it, and that one has no option of the operator's
+        old = ended and any("field not found" in line for line in errors)
+        needed = f"asgi_proxy_traefik_source: needs Traefik {OLDEST_VERSION} or newer"
+        reasons = "\n".join([*trouble, *errors, *([needed] if old else [])])
         raise DeployError(
             f"Traefik refuses the new configuration; nothing was changed:\n{tail(reasons, 5)}"
         )

@@ -13,8 +13,8 @@ A server is a module with
 - `problems(settings)`: what it cannot do of what is asked;
 - `explain_exit(code)`: what an exit code of it means.
 
-uvicorn serves the app itself. The others serve it through `entry.py`, so that an app sees the
-same client, scheme and root path with every server.
+uvicorn serves the app itself, unless requests are to be counted. The others serve it through
+`entry.py`, so that an app sees the same client, scheme and root path with every server.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class ServerSettings:
         arguments: More arguments, as the user wrote them.
         socket: For a server that makes its listener: its path, with specifiers of systemd.
         entry_directory: Where the slot finds its copy of `entry.py`, with specifiers of systemd.
+        count_file: Where requests are counted, with specifiers of systemd; empty for nowhere.
     """
 
     entrypoint: str
@@ -66,6 +67,7 @@ class ServerSettings:
     arguments: Sequence[str] = ()
     socket: str = ""
     entry_directory: str = ""
+    count_file: str = ""
 
     #: The app as a server finds it that is started through the entry.
     entry_application = f"{PurePath(ENTRY_FILE).stem}:app"
@@ -81,6 +83,7 @@ class ServerSettings:
             Specified(self.entry),
             *(["--factory"] if self.factory else []),
             *(["--root-path", self.root_path] if self.root_path else []),
+            *(["--count", Specified(self.count_file)] if self.count_file else []),
             self.entrypoint,
         ]
 
@@ -112,9 +115,15 @@ SERVERS: dict[str, Server] = {
     "gunicorn-uvicorn": gunicorn.GunicornUvicorn(),
 }
 
+#: A unit has commands that systemd runs as root, and they get the environment of the app as well.
+LOADER = (
+    "the C library of every program reads it, also of those that root runs for the app; install"
+    " libraries where they are found without it (asgi_app_packages, /etc/ld.so.conf.d)"
+)
 #: Environment keys that servers read as flags; one with `_` at its end stands for all with
 #: this beginning.
 REFUSED_ENVIRONMENT = {
+    **dict.fromkeys(("LD_", "GLIBC_TUNABLES", "GCONV_PATH"), LOADER),
     "UVICORN_": "uvicorn reads it as a flag",
     "GRANIAN_": "granian reads it as a flag",
     "GUNICORN_CMD_ARGS": "gunicorn reads it as flags",

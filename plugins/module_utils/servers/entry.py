@@ -5,7 +5,8 @@
 
 Every slot has a copy of this file. Run as a program it starts a server in this process:
 
-    python _asgi_deploy_entry.py blog.main:app [--factory] [--root-path PATH] SERVER ARGUMENTS...
+    python _asgi_deploy_entry.py blog.main:app [--factory] [--root-path PATH] [--count FILE] SERVER
+        ARGUMENTS...
 
 and the server serves `_asgi_deploy_entry:app`: the app, with the client's address and scheme as
 the proxy tells them, and with the root path in front. The proxy alone can open the socket and
@@ -17,8 +18,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import mmap
 import os
 import runpy
+import struct
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +29,8 @@ from typing import Any
 
 #: For the server's own processes: what to load.
 VARIABLE = "ASGI_DEPLOY_ENTRY"
+#: How many requests came, in the file of `--count`.
+COUNTER = struct.Struct("=Q")
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -65,6 +70,23 @@ def behind_proxy(application: Application, root_path: str) -> Application:
     return called
 
 
+def counting(application: Application, path: str) -> Application:
+    """Returns an app whose requests are counted in a file, which the watch reads.
+
+    A page of memory that both have costs a request nothing.
+    """
+    with Path(path).open("w+b") as file:
+        file.truncate(COUNTER.size)
+        counter = mmap.mmap(file.fileno(), COUNTER.size)
+
+    async def called(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket"):
+            COUNTER.pack_into(counter, 0, COUNTER.unpack_from(counter)[0] + 1)
+        await application(scope, receive, send)
+
+    return called
+
+
 def load(entrypoint: str, factory: bool) -> Application:
     """Returns the app that `module:attribute` names, or that the function there makes."""
     module, _colon, attribute = entrypoint.partition(":")
@@ -81,6 +103,7 @@ def main() -> None:
     parser.add_argument("entrypoint")
     parser.add_argument("--factory", action="store_true")
     parser.add_argument("--root-path", default="")
+    parser.add_argument("--count", default="")
     parser.add_argument("server")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -89,6 +112,7 @@ def main() -> None:
             "entrypoint": given.entrypoint,
             "factory": given.factory,
             "root_path": given.root_path,
+            "count": given.count,
         }
     )
     # as with `python -m`: the app's modules come first, this file's directory second
@@ -103,3 +127,5 @@ elif VARIABLE in os.environ:
     # here, so that an app that cannot be imported is a server that does not start
     told = json.loads(os.environ[VARIABLE])
     app = behind_proxy(load(told["entrypoint"], told["factory"]), told["root_path"])
+    if told["count"]:
+        app = counting(app, told["count"])

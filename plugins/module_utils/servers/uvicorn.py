@@ -44,10 +44,12 @@ class Uvicorn:
 
         The limit on the graceful stop is always set, uvicorn's own default waits for ever.
         """
+        # what counts requests does for the app what uvicorn does
+        counts = settings.count_file != ""
         arguments = [
-            "-m",
+            *(settings.through_entry() if counts else ["-m"]),
             "uvicorn",
-            settings.entrypoint,
+            settings.entry_application if counts else settings.entrypoint,
             "--fd",
             "3",
             "--proxy-headers",
@@ -62,9 +64,9 @@ class Uvicorn:
             "--no-access-log",
             "--no-server-header",
         ]
-        if settings.factory:
+        if settings.factory and not counts:
             arguments.append("--factory")
-        if settings.root_path:
+        if settings.root_path and not counts:
             arguments += ["--root-path", settings.root_path]
         if not settings.lifespan:
             arguments += ["--lifespan", "off"]

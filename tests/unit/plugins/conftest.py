@@ -19,6 +19,10 @@ class TestLayout(Layout):
     __test__ = False
 
     @property
+    def draining_file(self) -> Path:
+        return self.root / "run" / f"{self.name}.draining"
+
+    @property
     def configuration(self) -> Path:
         """Beside the root, where the real one is /etc/asgi."""
         return self.root.parent / "configuration"

@@ -10,6 +10,24 @@ from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployEr
 from ansible_collections.asgi.deploy.plugins.module_utils.state import FAILED, GOOD, LEFT, State
 
 
+@pytest.mark.parametrize("wanted", ["web:!two", ["one", "two"]])
+def test_the_hosts_are_those_that_were_asked_for(wanted: Any) -> None:
+    assert fleet.app_hosts({"asgi": []}, wanted) == wanted
+
+
+def test_the_hosts_are_those_of_the_group() -> None:
+    assert fleet.app_hosts({"asgi": []}) == "asgi"
+
+
+def test_an_inventory_without_hosts_of_the_app_is_refused() -> None:
+    with pytest.raises(DeployError, match=r"no group asgi.*asgi_hosts"):
+        fleet.app_hosts({"all": ["one"], "web": ["one"]})
+
+
+def test_no_inventory_is_a_syntax_check() -> None:
+    assert fleet.app_hosts({"all": [], "ungrouped": []}) == "asgi"
+
+
 def host(serving: str | None, history: str, staged: str | None = None) -> dict[str, Any]:
     """Returns the report of a host.
 
@@ -114,6 +132,22 @@ def test_no_migration_lies_between_or_nobody_knows(
     assert fleet.rollback_target([with_heads(host("b", "a b"), a=a, b=b)]) == "a"
 
 
+def placed(report: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns the report of a host that has run these with release a, and no other host then."""
+    for release in report["releases"]:
+        release["only_on"] = list(names) if release["release"] == "a" else []
+    return report
+
+
+def test_a_scheduler_that_has_moved_is_not_run_twice_by_a_rollback() -> None:
+    """One host goes back to what it ran then, the other runs what it has now."""
+    first, second = host("b", "a b"), host("b", "a b")
+    moved = [placed(first, "scheduler"), placed(second, "scheduler")]
+    with pytest.raises(DeployError, match=r"more than one host would run scheduler.*former source"):
+        fleet.rollback_target(moved)
+    assert fleet.rollback_target([placed(first, "scheduler"), placed(second)]) == "a"
+
+
 def test_a_release_may_be_named_if_all_hosts_have_it() -> None:
     reports = [host("c", "a b! c"), host("c", "b c", "abc")]
     assert fleet.rollback_target(reports, "a") == "a"
@@ -159,6 +193,7 @@ RESULT = {
         ),
         # the first release has no old slot
         ({"steps": [{"name": "start the slot", "seconds": 1.2}]}, ["started in 1.2 s, memory"]),
+        ({"instances_reason": "2 instances (auto): 2 cores"}, ["s, 2 instances (auto): 2 cores, "]),
         ({"cut_connections": 3}, ["3 connections to the old slot were cut"]),
         ({"recovered": "a rollout was cut off"}, ["a rollout was cut off"]),
         ({"pruned": ["0-x", "0-y"]}, ["removed 0-x, 0-y"]),
@@ -186,11 +221,16 @@ REPORT = {
     "memory_mebibytes": 96,
     "memory_max_mebibytes": 512,
     "restarts": 4,
+    "processes": [
+        {"name": "worker", "kind": "process", "count": 2, "running": 2, "result": "success"},
+        {"name": "tidy", "kind": "timer", "count": 1, "running": 1, "result": "exit-code"},
+    ],
     "since": "Sun 2026-11-22 13:00:00 UTC",
     "certificate_days": 61.5,
     "disk": {"releases": 2, "releases_mebibytes": 41, "free_mebibytes": 20480},
     "history": [{"at": "2026-11-22T13:00:00+00:00", "by": "ann", "status": LEFT}],
     "operation": {},
+    "watch": {},
 }
 
 
@@ -198,8 +238,10 @@ def test_status_table() -> None:
     table = fleet.status_table({"web1": REPORT, "web22": {}})
     assert table == [
         "host   release      version  slot   up      memory MiB  restarts"
+        "  processes                            "
         "  since                        certificate  releases                     last rollout",
         "web1   2-b          2        green  1 of 2  96 of 512   4       "
+        "  worker 2 of 2, tidy waits (exit-code)"
         "  Sun 2026-11-22 13:00:00 UTC  61.5 days    2 in 41 MiB, 20480 MiB free"
         "  left 2026-11-22T13:00:00+00:00 by ann",
         "web22  not reached",
@@ -212,6 +254,12 @@ def test_status_of_a_host_without_the_app_or_with_a_run_cut_off() -> None:
     assert fleet.status_row(nothing)["last rollout"] == ""
     cut_off = fleet.status_row({**REPORT, "operation": {"step": "x"}})["last rollout"]
     assert cut_off.endswith("by ann, a run was cut off: the next deploy mends it")
+    killed = {"action": "killed", "at": "2026-11-22T13:05:00+00:00"}
+    told = fleet.status_row({**REPORT, "watch": killed})["last rollout"]
+    assert told.endswith("by ann, watch: killed 2026-11-22T13:05:00+00:00")
+    # that is a rollout, and in the history
+    row = fleet.status_row({**REPORT, "watch": {**killed, "action": "recycled"}})
+    assert row == fleet.status_row(REPORT)
     assert fleet.status_table({}) == ["host"]
     assert fleet.status_row({**REPORT, "disk": None})["releases"] == ""
 

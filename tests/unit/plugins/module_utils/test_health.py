@@ -158,6 +158,26 @@ def test_an_answer_is_healthy_as_the_check_says(
     assert answer.text.startswith(told)
 
 
+def test_only_silence_is_a_time_out(instance: UnixServer, tmp_path: Path) -> None:
+    """A bad answer is one, and who refuses to be asked says so."""
+    where = Path(instance.server_address)  # type: ignore[arg-type]
+    patient = replace(CHECK, request_timeout_seconds=0.2)
+    for path, silent in (("/silence", True), ("/status/503", False), ("/noise", False)):
+        assert health.ask_listener(where, replace(patient, path=path)).timed_out is silent
+    assert not health.ask_listener(tmp_path / "nobody.sock", patient).timed_out
+
+
+def test_a_listener_whose_queue_is_full_is_silent(tmp_path: Path) -> None:
+    where = tmp_path / "full.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(where))
+        listening.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(where))
+            check = replace(CHECK, request_timeout_seconds=0.2)
+            assert health.ask_listener(where, check).timed_out
+
+
 @pytest.mark.parametrize(
     ("statuses", "accepted"),
     [

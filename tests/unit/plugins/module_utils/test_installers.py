@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import netrc
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import installers
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
-from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
+    Builder,
+    BuildSettings,
+)
 
 INDEX = "https://pypi.example.com/simple"
 
@@ -129,6 +138,7 @@ def test_credentials_and_limits_make_no_other_release(other: dict[str, object]) 
         {"groups": ["x"]},
         {"installer": "pip"},
         {"python": "3.13"},
+        {"commands": ["make"]},
     ],
 )
 def test_what_is_installed_makes_another_release(other: dict[str, object]) -> None:
@@ -140,6 +150,101 @@ def test_the_identity_has_no_credentials() -> None:
     assert "s3cret" not in str(BASE.identity("m:app", "."))
     assert BASE.identity("m:app", ".") != BASE.identity("m:other", ".")
     assert BASE.identity("m:app", ".") != BASE.identity("m:app", "src")
+
+
+# --- commands of the user -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Builder]:
+    """Makes builders whose virtual environment is only an interpreter."""
+
+    def installed(self: Builder, kind: str, variables: dict[str, str]) -> None:
+        self.python.parent.mkdir(parents=True)
+        self.python.symlink_to(sys.executable)
+        (self.python.parent / "tool").write_text('#!/bin/sh\necho "$1" > made\n')
+        (self.python.parent / "tool").chmod(0o755)
+
+    monkeypatch.setattr(Builder, "_with_uv", installed)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "requirements.txt").touch()
+
+    def make(*commands: str) -> Builder:
+        return Builder(
+            BuildSettings(commands=commands, index=BASE.index, timeout_seconds=30),
+            pwd.getpwuid(os.geteuid()).pw_name,
+            tmp_path,
+            tmp_path / "final",
+            tmp_path / "source",
+            tmp_path / "cache",
+        )
+
+    return make
+
+
+def test_commands_run_in_the_app_with_what_was_installed(
+    builder: Callable[..., Builder], tmp_path: Path
+) -> None:
+    code = "import os, pathlib; pathlib.Path('seen').write_text(' '.join(sorted(os.environ)))"
+    builder("tool 'two words'", f'MORE=1 python -c "{code}"').build()
+    assert (tmp_path / "source" / "made").read_text() == "two words\n"
+    seen = (tmp_path / "source" / "seen").read_text().split()
+    assert {"HOME", "MORE", "PATH"} <= set(seen)
+    assert not [name for name in seen if name == "NETRC" or name.startswith(("UV_", "PIP_"))]
+
+
+def test_a_command_that_fails_is_told_with_its_output(builder: Callable[..., Builder]) -> None:
+    with pytest.raises(DeployError, match="asgi_app_build_commands") as caught:
+        builder("sh -c 'echo no-static-root >&2; exit 3'", "touch never").build()
+    assert "code 3" in caught.value.message
+    assert "no-static-root" in caught.value.message
+
+
+# --- bytecode -------------------------------------------------------------------------------------
+
+
+def test_bytecode_of_a_file_that_two_releases_share_is_made_once(tmp_path: Path) -> None:
+    packages = [tmp_path / name / "lib" / "python3.x" / "site-packages" for name in ("a", "b")]
+    for path in packages:
+        (path / "package").mkdir(parents=True)
+        (path / "app.py").write_text(f"print({str(path)!r})\n")
+        (path / "template.py").write_text("{{ no python }}\n")
+    shared = packages[0] / "package" / "__init__.py"
+    shared.write_text("VALUE = 1\n")
+    (packages[1] / "package" / "__init__.py").hardlink_to(shared)
+
+    def compiled(path: Path) -> Path:
+        return Path(importlib.util.cache_from_source(path))
+
+    for names in (["a"], ["b", "a"]):
+        words = [sys.executable, "-I", "-S", "-c", installers.COMPILE_PACKAGES]
+        subprocess.run([*words, *(str(tmp_path / name) for name in names)], check=True)
+
+    own = [compiled(path / "app.py").stat().st_ino for path in packages]
+    both = [compiled(path / "package" / "__init__.py").stat().st_ino for path in packages]
+    assert both[0] == both[1]
+    assert own[0] != own[1]
+    assert not compiled(packages[1] / "template.py").exists()
+
+
+def test_bytecode_of_a_file_that_was_changed_after_is_made_again(tmp_path: Path) -> None:
+    former, new = (tmp_path / name / "lib" / "python3.x" / "site-packages" for name in "ab")
+    for path in (former, new):
+        path.mkdir(parents=True)
+    (former / "changed.py").write_text("VALUE = 1\n")
+    (new / "changed.py").hardlink_to(former / "changed.py")
+    words = [sys.executable, "-I", "-S", "-c", installers.COMPILE_PACKAGES]
+    subprocess.run([*words, str(tmp_path / "a")], check=True)
+    before = Path(importlib.util.cache_from_source(former / "changed.py")).read_bytes()
+    (new / "changed.py").write_text("VALUE = 2\n")
+    os.utime(new / "changed.py", (1, 1))
+
+    subprocess.run([*words, str(tmp_path / "b"), str(tmp_path / "a")], check=True)
+
+    after = Path(importlib.util.cache_from_source(new / "changed.py")).read_bytes()
+    assert after != before
+    # the other release keeps its own
+    assert Path(importlib.util.cache_from_source(former / "changed.py")).read_bytes() == before
 
 
 # --- the final path -------------------------------------------------------------------------------

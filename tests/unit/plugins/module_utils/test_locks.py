@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,63 @@ def test_the_lock_makes_the_root_of_a_new_app(app: Layout) -> None:
     new = Layout("new", app.root / "deep" / "new")
     with locks.locked(new):
         assert new.root.stat().st_mode & 0o777 == 0o755
+
+
+# --- the watch ------------------------------------------------------------------------------------
+
+
+def with_watch(app: Layout, monkeypatch: pytest.MonkeyPatch, process: int) -> list[str]:
+    """A host with a watch, which has this process; returns what systemd was told."""
+    told: list[str] = []
+    unit = app.root / "watch.service"
+    unit.touch()
+    monkeypatch.setattr(Layout, "watch_unit_file", unit)
+
+    def systemctl(*arguments: str, **_options: Any) -> str:
+        if arguments[0] == "show":
+            return f"Id=asgi-blog-watch.service\nMainPID={process}\n"
+        told.append(" ".join(arguments))
+        os.kill(process, signal.SIGTERM)
+        return ""
+
+    monkeypatch.setattr(locks.systemd, "systemctl", systemctl)
+    return told
+
+
+def holding(app: Layout) -> subprocess.Popen[str]:
+    """Another process that has the app, until it gets SIGTERM."""
+    script = (
+        "import fcntl, os, sys, time; file = open(sys.argv[1], 'a+');"
+        " fcntl.flock(file, fcntl.LOCK_EX); file.truncate(0);"
+        " file.write(f'pid {os.getpid()} since now'); file.flush();"
+        " print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, app.lock_file], stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_the_watch_makes_way_for_a_run(app: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not want to wait waits for it all the same: it is ended."""
+    with holding(app) as holder:
+        told = with_watch(app, monkeypatch, holder.pid)
+        with locks.locked(app):
+            assert holder.wait(10) == -signal.SIGTERM
+    assert told == ["restart --no-block asgi-blog-watch.service"]
+
+
+def test_another_run_is_not_ended_beside_a_watch(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holding(app) as holder:
+        told = with_watch(app, monkeypatch, os.getpid())
+        with pytest.raises(DeployError, match=f"pid {holder.pid} "), locks.locked(app):
+            pytest.fail("two held it")
+        assert told == []
+        holder.kill()
 
 
 # --- one run --------------------------------------------------------------------------------------

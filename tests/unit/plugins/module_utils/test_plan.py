@@ -14,6 +14,7 @@ LIMITS = {
     "proxy_timeout_seconds": 30.0,
     "settle_seconds": 3,
     "drain_seconds": 30,
+    "balancer_drain_seconds": 0,
 }
 WAITS = (
     "2 instances, at most 60 s until healthy, 3 s stable, at most 30 s until the proxy confirms,"
@@ -55,6 +56,7 @@ FACTS: dict[str, Any] = {
     ("limits", "told"),
     [
         (LIMITS, WAITS),
+        ({**LIMITS, "balancer_drain_seconds": "5"}, f"5 s for the balancer, {WAITS}"),
         # a variable of a user may be a text
         ({**LIMITS, "instances": "1", "stable_seconds": "0.5"}, None),
         ({}, "limits are not known, nothing was rolled out here"),
@@ -85,6 +87,13 @@ def told(part: str, **changed: Any) -> str:
     found = [line.partition(": ")[2] for line in lines if line.startswith(f"{part}: ")]
     assert len(found) <= 1
     return found[0] if found else ""
+
+
+def test_a_number_of_instances_that_was_decided_is_told() -> None:
+    assert told("instances", instances_reason="2 instances (auto): 2 cores") == (
+        "2 instances (auto): 2 cores"
+    )
+    assert not [line for line in plan.plan(FACTS) if line.startswith("instances")]
 
 
 def test_a_first_deploy_stops_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import releases
@@ -92,3 +93,27 @@ def test_a_release_without_the_server_is_refused(app: Layout, stage: Callable[..
     releases.refuse_without_server(app, "1.0.0-abc", "uvicorn")
     with pytest.raises(DeployError, match=r"uvicorn-worker is not installed in release 1\.0\.0"):
         releases.refuse_without_server(app, "1.0.0-abc", "uvicorn_worker")
+
+
+def test_a_credential_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    releases.refuse_missing({"a": str(tmp_path / "there")})
+    with pytest.raises(DeployError, match="asgi_app_credentials: there is no file") as caught:
+        releases.refuse_missing({"a": str(tmp_path / "there"), "b": str(tmp_path / "none")})
+    assert str(tmp_path / "none") in caught.value.message
+    assert str(tmp_path / "there") not in caught.value.message
+
+
+def test_a_link_that_the_build_has_changed_is_refused(tmp_path: Path) -> None:
+    """Root would publish files of whatever it leads to."""
+    link, target = tmp_path / "app", Path("source/web")
+    link.symlink_to(target)
+    releases.refuse_other_link(link, target)
+    link.unlink()
+    link.symlink_to("../../../other")
+    with pytest.raises(DeployError, match="the build has changed app"):
+        releases.refuse_other_link(link, target)
+    link.unlink()
+    link.mkdir()
+    with pytest.raises(DeployError, match="the build has changed app"):
+        releases.refuse_other_link(link, target)

@@ -53,6 +53,7 @@ def asked_systemd(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 def stopped(told: list[tuple[str, ...]]) -> set[str]:
     """Returns the slots that were stopped."""
     units = [unit for arguments in told if arguments[0] == "stop" for unit in arguments[1:]]
+    units = [unit for unit in units if not unit.startswith("blog.")]
     return {unit.split("@")[0].removeprefix("blog-") for unit in units}
 
 
@@ -81,6 +82,7 @@ def test_limits_are_those_of_the_settings() -> None:
         "proxy_timeout_seconds": 15,
         "settle_seconds": 3,
         "drain_seconds": 30,
+        "balancer_drain_seconds": 0,
     }
 
 
@@ -332,6 +334,37 @@ def test_a_release_that_serves_after_a_recovery_is_one_to_go_back_to(
     assert found.history[-1]["previous"] == "1-a"
     # it serves with these, and an undo needs the others
     assert (found.settings, found.former_settings) == (CUT_OFF_SETTINGS, RECORDED)
+
+
+@pytest.mark.parametrize(
+    ("step", "switched", "serves"),
+    [
+        ("prove its health", False, "blue"),
+        (rollout.HAND_OVER, True, "green"),
+        ("stop the old slot", True, "green"),
+    ],
+)
+def test_a_recovery_has_the_processes_of_what_serves_run(
+    app: Layout, asked_systemd: list[tuple[str, ...]], step: str, switched: bool, serves: str
+) -> None:
+    """Those of the other slot have ended before."""
+    point(app, "blue", "1-a")
+    point(app, "green", "2-b")
+    if switched:
+        app.switch_file.touch()
+    scheduler = {"name": "scheduler", "service": "[Service]\n"}
+    recorded = {**RECORDED, "units": {**RECORDED["units"], "processes": [scheduler]}}
+    operation = {**cut_off(step, "1-a", "green"), "settings": recorded}
+    # the last step is written down with the settings
+    current = State(operation=operation, settings=recorded)
+    rollout.recover(app, current)
+    verbs = [arguments[0] for arguments in asked_systemd]
+    started = asked_systemd[verbs.index("start")]
+    assert started == ("start", f"blog.scheduler-{serves}@1.service")
+    other = {"blue": "green", "green": "blue"}[serves]
+    ended = [arguments for arguments in asked_systemd if arguments[0] == "stop"]
+    assert any(f"blog.1-{other}@1.service" in arguments for arguments in ended)
+    assert verbs.index("stop") < verbs.index("start")
 
 
 @pytest.mark.parametrize("previous", ["1-a", "2-b"])
@@ -693,6 +726,102 @@ def test_the_way_back_has_the_former_limit_of_memory(host: Layout, way: str) -> 
         deploy(host, "1-a", recorded=changed, leave=True)
     assert serving(host) == ("blue", "1-a")
     assert host.slice_file.read_text(encoding="utf-8") == "[Slice]\n"
+
+
+# --- at the balancer's view -----------------------------------------------------------------------
+
+DRAINED = {**QUICK, "balancer_drain_seconds": 4}
+
+
+@pytest.fixture
+def waited(host: Layout, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
+    """Each wait of a rollout: for how long, and whether the balancer was told by then."""
+    found: list[tuple[float, bool]] = []
+    monkeypatch.setattr(
+        rollout.time, "sleep", lambda seconds: found.append((seconds, drained(host)))
+    )
+    return found
+
+
+def drained(app: Layout) -> bool:
+    """Whether a balancer is told that the host is not ready."""
+    return app.draining_file.exists()
+
+
+def test_a_host_leaves_the_balancer_before_anything_else_and_returns_when_it_is_confirmed(
+    host: Layout, waited: list[tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(host, "1-a", recorded=DRAINED)
+    # nothing served, so no balancer asks
+    assert waited == []
+    during: dict[str, bool] = {}
+    for step in STEPS:
+        break_step(monkeypatch, step, lambda step=step: during.update({step: drained(host)}))
+    steps = [one["name"] for one in deploy(host, "2-b", recorded=DRAINED)["steps"]]
+    assert waited == [(4, True)]
+    assert during == dict.fromkeys(STEPS, True)
+    assert steps[0] == rollout.LEAVE_BALANCER
+    assert steps[1 + len(STEPS)] == rollout.RETURN_TO_BALANCER
+    assert steps[2 + len(STEPS) :] == [rollout.DRAIN_OLD, rollout.STOP_OLD]
+    assert not drained(host)
+
+
+@pytest.mark.parametrize("others_serve", [True, False])
+@pytest.mark.parametrize("seconds", [0, 4])
+def test_a_balancer_that_nobody_asked_for_or_that_has_no_other_host_is_not_told(
+    host: Layout, waited: list[tuple[float, bool]], seconds: int, others_serve: bool
+) -> None:
+    recorded = {**QUICK, "balancer_drain_seconds": seconds}
+    deploy(host, "1-a", recorded=recorded)
+    deploy(host, "2-b", recorded=recorded, others_serve=others_serve)
+    assert waited == ([(4, True)] if seconds and others_serve else [])
+    # a rollback from another batch may tell it
+    assert state.load(host.state_file).settings == recorded
+
+
+@pytest.mark.parametrize("broken", [refuse, crash, end])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_host_returns_to_the_balancer_whatever_fails(
+    host: Layout,
+    waited: list[tuple[float, bool]],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    broken: Callable[[], object],
+) -> None:
+    deploy(host, "1-a", recorded=DRAINED)
+    break_step(monkeypatch, step, broken)
+    with pytest.raises(DeployError):
+        deploy(host, "2-b", recorded=DRAINED)
+    assert waited[0] == (4, True)
+    assert not drained(host)
+
+
+def test_a_host_that_is_ended_while_it_leaves_returns(
+    host: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(host, "1-a", recorded=DRAINED)
+    monkeypatch.setattr(rollout.time, "sleep", lambda _seconds: end())
+    with pytest.raises(DeployError, match="leave the balancer"):
+        deploy(host, "2-b", recorded=DRAINED)
+    assert not drained(host)
+    assert serving(host) == ("blue", "1-a")
+
+
+def test_a_host_whose_run_was_killed_returns_with_the_next(host: Layout) -> None:
+    deploy(host, "1-a")
+    rollout.leave_balancer(host)
+    rollout.recover(host, State(operation=cut_off(rollout.LEAVE_BALANCER, "1-a", "green")))
+    assert not drained(host)
+
+
+def test_hosts_that_go_back_together_do_not_leave_the_balancer(
+    host: Layout, waited: list[tuple[float, bool]]
+) -> None:
+    deploy(host, "1-a", recorded=DRAINED)
+    deploy(host, "2-b", recorded=DRAINED)
+    waited.clear()
+    assert undo(host, "2-b")["release"] == "1-a"
+    assert waited == []
 
 
 # --- back, because another host has failed --------------------------------------------------------

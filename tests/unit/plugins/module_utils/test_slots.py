@@ -226,6 +226,15 @@ def test_a_start_that_fails_tells_how_the_process_has_ended(
     assert min(host.waited_seconds) > 120
 
 
+def test_a_server_that_does_not_listen_in_time_is_told_so(
+    started: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an exit code too, that of being stopped for it."""
+    told = Started(monkeypatch, "timeout", 0).start(started)
+    assert "did not listen within asgi_service_health_timeout_seconds" in told
+    assert "exit code" not in told
+
+
 def test_a_start_that_systemd_does_not_even_try_tells_what_it_says(
     started: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +262,21 @@ def test_a_slot_gets_the_entry_of_today_whatever_the_age_of_its_release(
     assert not list(app.release("1-a").iterdir())
 
 
+def test_a_slot_may_get_the_configuration_of_what_serves(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the next deploy nobody has proven; the watch does not take it up."""
+    monkeypatch.setattr(slots.systemd, "install_unit_files", lambda _files: [])
+    app.release("1-a").mkdir()
+    (app.configuration / "environment").write_text("of a failed deploy")
+    slots.prepare(app, "blue", "1-a", UNITS, {"environment": "serves", "secrets": "its own"})
+    found = app.slot_configuration("blue")
+    assert (found / "environment").read_text() == "serves"
+    assert (found / "secrets").read_text() == "its own"
+    slots.prepare(app, "blue", "1-a", UNITS)
+    assert (found / "environment").read_text() == "of a failed deploy"
+
+
 def test_another_entry_is_a_difference_where_the_server_is_started_by_it(
     started: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +291,7 @@ def test_another_entry_is_a_difference_where_the_server_is_started_by_it(
     # a collection with a mended one
     file.write_text("# former\n")
     assert slots.differences(started, "blue", THROUGH_ENTRY, 1) == [file.name]
-    before = slots.snapshot(started, "blue")
+    before = slots.snapshot(started, "blue", slots.SlotUnits("", "", ""))
     monkeypatch.setattr(slots.systemd, "systemctl", lambda *_arguments, **_options: "")
     file.write_text(slots.ENTRY)
     slots.restore(started, "blue", before)

@@ -75,6 +75,18 @@ def test_parse_show() -> None:
     assert not unknown.running
 
 
+def test_a_unit_that_was_started_again_tells_how_it_ended() -> None:
+    """`systemctl show` tells of the process that runs now."""
+    (again,) = systemd.parse_show("Id=a.service\nResult=success\nExecMainStatus=0\nNRestarts=1\n")
+    ends = (
+        '{"EXIT_STATUS":"9","__CURSOR":"a"}\n{"UNIT_RESULT":"oom-kill","__CURSOR":"b"}\n'
+        '{"EXIT_STATUS":"3","__CURSOR":"c"}\n{"UNIT_RESULT":"exit-code","__CURSOR":"d"}\n'
+    )
+    ended = systemd.parse_endings(again, ends)
+    assert (ended.exit_code, ended.result) == (3, "exit-code")
+    assert systemd.parse_endings(again, "") == again
+
+
 def test_a_unit_that_starts_is_not_running() -> None:
     (starting,) = systemd.parse_show("Id=a.service\nActiveState=active\nSubState=start-post\n")
     assert not starting.running
@@ -138,3 +150,13 @@ def test_unit_files_are_made_changed_and_taken_away(
     # once, whatever has changed; and not at all when nothing has
     assert systemd.install_unit_files(wanted) == []
     assert calls == [("daemon-reload",)]
+
+
+@pytest.mark.parametrize(("version", "left"), [(252, "a\nRestartSec=1\nb\n"), (254, None)])
+def test_what_a_host_would_only_warn_of_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, version: int, left: str | None
+) -> None:
+    text = "a\nRestartSec=1\nRestartSteps=10\nRestartMaxDelaySec=5\nb\n"
+    monkeypatch.setattr(systemd, "version", lambda: version)
+    found = systemd.understood({Path("/a"): text, Path("/b"): "RestartSec=1\n", Path("/c"): ""})
+    assert found == {Path("/a"): left or text, Path("/b"): "RestartSec=1\n", Path("/c"): ""}

@@ -22,6 +22,8 @@ APP: dict[str, Any] = {
     "asgi_app_index": {"url": "https://pypi.example.com", "username": "u", "password": SECRET},
     "asgi_app_extra_indexes": [],
     "asgi_app_keep_releases": 5,
+    "asgi_app_credentials": {"signing.pem": "/etc/ssl/blog.pem"},
+    "asgi_app_build_commands": ["python manage.py collectstatic --noinput"],
 }
 SERVICE: dict[str, Any] = {
     "asgi_service_server": "uvicorn",
@@ -32,32 +34,82 @@ SERVICE: dict[str, Any] = {
     "asgi_service_instances": 2,
     "asgi_service_port": 20000,
     "asgi_proxy_provider": "caddy",
+    "asgi_proxy_upstreams": [],
     "asgi_service_memory_max": "256M",
     "asgi_service_memory_total": "2G",
+    "asgi_service_on_failure_unit": "alert@%n.service",
+    "asgi_service_recycle_memory": "10M",
+    "asgi_service_recycle_age_seconds": 86400,
+    "asgi_service_recycle_requests": 10000,
+    "asgi_service_recycle_pause_seconds": 60,
+    "asgi_service_watch_interval_seconds": 10,
+    "asgi_service_watch_checks": 3,
     "asgi_service_health_path": "/health",
     "asgi_service_health_host": "blog.example.com",
     "asgi_service_health_statuses": ["200-399"],
     "asgi_service_health_timeout_seconds": 60,
     "asgi_service_settle_seconds": 3,
     "asgi_service_drain_seconds": 30,
+    "asgi_service_balancer_drain_seconds": 0,
     "asgi_service_graceful_timeout_seconds": 10,
     "asgi_service_restart_seconds": 1,
+    "asgi_service_restart_max_seconds": 5,
+    "asgi_service_start_limit_burst": 20,
+    "asgi_service_start_limit_interval_seconds": 120,
     "asgi_service_writable_paths": ["/srv/media"],
 }
+FINGERPRINT = "A1" * 20
 PROXY: dict[str, Any] = {
+    "__asgi_proxy_instances": 1,
     "asgi_proxy_provider": "caddy",
     "asgi_proxy_domains": ["blog.example.com", "www.example.com"],
     "asgi_proxy_certificate": "auto",
     "asgi_proxy_certificate_file": "",
     "asgi_proxy_certificate_key_file": "",
+    "asgi_proxy_trusted_ca_file": "",
+    "asgi_proxy_acme_directory_url": "",
+    "asgi_proxy_acme_staging": False,
+    "asgi_proxy_acme_lifetime_minutes": 0,
+    "asgi_proxy_acme_challenge": "auto",
+    "asgi_proxy_acme_dns_provider": "",
+    "asgi_proxy_acme_dns_environment": {},
+    "asgi_proxy_acme_dns_options": {},
+    "asgi_proxy_acme_dns_resolvers": [],
     "asgi_proxy_acme_eab_key_id": "",
     "asgi_proxy_acme_eab_mac_key": "",
+    "asgi_proxy_redirect_domains": [],
+    "asgi_proxy_path": "",
+    "asgi_proxy_static": {},
+    "asgi_proxy_static_hashed": "[.-][0-9a-f]{12,}[.]",
+    "asgi_proxy_allow": [],
+    "asgi_proxy_basic_auth": {},
+    "asgi_proxy_rate_limit": 0,
+    "asgi_proxy_rate_limit_burst": 50,
+    "asgi_proxy_concurrency_limit": 0,
+    "asgi_proxy_security_headers": {"X-Content-Type-Options": "nosniff", "Server": ""},
+    "asgi_proxy_response_headers": {},
+    "asgi_proxy_trusted_proxies": [],
+    "asgi_proxy_metrics_address": "",
+    "asgi_proxy_snippet": {},
+    "asgi_proxy_maintenance_allow": [],
     "asgi_proxy_compression": ["zstd", "gzip"],
     "asgi_proxy_request_body_max": "10MB",
     "asgi_proxy_header_timeout_seconds": 10,
+    "asgi_proxy_upstreams": [],
+    "asgi_proxy_upstream_server_name": "",
+    "asgi_proxy_upstream_ca_file": "",
+    "asgi_proxy_upstream_cookie": "",
+    "asgi_proxy_upstream_health_path": "/.well-known/asgi-deploy/ready",
+    "asgi_proxy_upstream_health_interval_seconds": 1,
+    "asgi_proxy_upstream_health_timeout_seconds": 3,
+    "asgi_proxy_upstream_eject_seconds": 2,
     "asgi_proxy_caddy_install": "package",
     "asgi_proxy_caddy_source": "",
     "asgi_proxy_caddy_checksum": "",
+    "asgi_proxy_caddy_version": "",
+    "asgi_proxy_caddy_repository_url": "https://packages.example.com/caddy",
+    "asgi_proxy_caddy_repository_key": "https://packages.example.com/caddy.key",
+    "asgi_proxy_caddy_repository_fingerprint": FINGERPRINT,
     "asgi_proxy_traefik_install": "archive",
     "asgi_proxy_traefik_source": "",
     "asgi_proxy_traefik_checksum": "",
@@ -71,6 +123,7 @@ MIGRATE: dict[str, Any] = {
     "asgi_app_environment": {},
     "asgi_app_secrets": {},
 }
+BCRYPT = "$2y$10$" + "a" * 53
 CHECKSUM = "sha256:" + "a1" * 32
 #: What the same role hands over with Traefik.
 TRAEFIK: dict[str, Any] = {
@@ -78,6 +131,7 @@ TRAEFIK: dict[str, Any] = {
     "asgi_proxy_provider": "traefik",
     "asgi_proxy_request_body_max": "",
     "asgi_proxy_header_timeout_seconds": 0,
+    "asgi_proxy_upstream_eject_seconds": 0,
     "asgi_proxy_traefik_source": "/src/traefik.tar.gz",
     "asgi_proxy_traefik_checksum": CHECKSUM,
 }
@@ -87,6 +141,8 @@ CHECKS = {
     "proxy": (validation.proxy_problems, PROXY),
     "migrate": (validation.migrate_problems, MIGRATE),
 }
+ARCHIVE = {"archive": "https://example.com/blog-1.4.2.tar.gz", "checksum": CHECKSUM}
+INDEX = {"index": "datasette", "version": "0.65.4"}
 GIT = {"git": "https://git.example.com/blog.git", "version": "v1"}
 
 
@@ -116,13 +172,29 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_source": {"git": "git@git.example.com:blog.git", "version": "main"}},
         {"asgi_app_source": {"git": "ssh://git@git.example.com/blog.git", "version": "main"}},
         {"asgi_app_source": {"path": "/src/blog", "exclude": ["*.md"]}},
+        {"asgi_app_source": {"archive": "../blog.tar.gz"}},
+        {"asgi_app_source": {"archive": "../blog@2.zip", "checksum": CHECKSUM}},
+        {"asgi_app_source": {**ARCHIVE, "username": "u", "password": SECRET}},
+        {"asgi_app_source": {"wheel": "blog-1.4.2-py3-none-any.whl", "lock": "lock.txt"}},
+        {"asgi_app_source": INDEX},
+        {"asgi_app_source": {**INDEX, "version": "1.0a2.post1+local.1"}},
+        {"asgi_app_source": {**INDEX, "requirements": ["uvicorn[standard]==0.54.0"]}},
+        {"asgi_app_source": {**INDEX, "files": {"main.py": "", "templates/a.html": "<p>"}}},
         {"asgi_app_directory": "backend/..api"},
         {"asgi_app_environment": {"A": "", "b_2": 3, "C": 1.5, "_D": "x"}},
         # whole names: these only begin like ones that are refused
-        {"asgi_app_environment": {"WEB_CONCURRENCY_LIMIT": "x", "ASGI_SLOTS": "x", "LISTEN": "x"}},
+        {
+            "asgi_app_environment": {
+                "WEB_CONCURRENCY_LIMIT": "x",
+                "ASGI_SLOTS": "x",
+                "LISTEN": "x",
+                "LD": "x",
+            }
+        },
         {"asgi_app_secrets": {"GUNICORN_CMD_ARGS_OLD": SECRET, "UVICORN": SECRET}},
         {"asgi_app_root": "/srv/apps/my-blog_2.x"},
         {"asgi_app_index": {}},
+        {"asgi_app_build_commands": ["A=1 sh build.sh 'two words'"]},
         {"asgi_app_extra_indexes": [{"url": "https://pypi.example.com/simple"}]},
         {"asgi_service_memory_max": "16M"},
         # two slots of two instances and a migration, each with 256 MiB
@@ -132,9 +204,19 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_service_health_statuses": ["200-200", "100-599"]},
         {"asgi_service_health_statuses": [200, "404", "500-599"]},
         {"asgi_service_restart_seconds": 0},
+        {"asgi_service_restart_seconds": "30", "asgi_service_start_limit_interval_seconds": "601"},
+        {"asgi_service_restart_seconds": 60, "asgi_service_start_limit_interval_seconds": 0},
         {"asgi_service_server_arguments": ["--lifespan", "on", "--reloaded"]},
         {"asgi_proxy_domains": ["*.test"]},
         {"asgi_proxy_domains": ["localhost"]},
+        {"asgi_proxy_redirect_domains": ["blog.example.org"], "asgi_proxy_path": "/a/b-c"},
+        {"asgi_proxy_basic_auth": {"a": BCRYPT}},
+        {"asgi_proxy_static": {"/static": "out/static", "/static2": "b"}},
+        {"asgi_proxy_static_hashed": ""},
+        {"asgi_proxy_allow": ["10.0.0.0/8", "::1"], "asgi_proxy_metrics_address": "[::1]:9100"},
+        {"asgi_proxy_maintenance_allow": ["10.1.2.3/8", "private_ranges"]},
+        {"asgi_proxy_allow": ["private_ranges"], "asgi_proxy_metrics_address": "10.0.0.5:9100"},
+        {"asgi_proxy_response_headers": {"X-A": "a\\b", "X-B": "`"}},
         {"asgi_proxy_provider": "none", "asgi_proxy_domains": []},
         # who says where the certificate comes from may mix names
         *(
@@ -156,6 +238,18 @@ def test_good_values_have_no_problem(role: str) -> None:
             "asgi_proxy_certificate_key_file": "/x.key",
         },
         {"asgi_proxy_acme_eab_key_id": "id", "asgi_proxy_acme_eab_mac_key": SECRET},
+        {"asgi_proxy_acme_staging": True, "asgi_proxy_trusted_ca_file": "/x.pem"},
+        {"asgi_proxy_acme_lifetime_minutes": 2},
+        {"asgi_proxy_acme_lifetime_minutes": 1440},
+        # of an authority that is not asked
+        {"asgi_proxy_certificate": "internal", "asgi_proxy_acme_staging": True},
+        {
+            "asgi_proxy_domains": ["*.example.com"],
+            "asgi_proxy_acme_challenge": "dns-01",
+            "asgi_proxy_acme_dns_provider": "route53",
+            "asgi_proxy_acme_dns_options": {"max_retries": 10, "token": "{env.TOKEN}"},
+            "asgi_proxy_acme_dns_resolvers": ["ns1.example.com:53", "[2001:db8::1]:53"],
+        },
         {
             "asgi_proxy_caddy_install": "binary",
             "asgi_proxy_caddy_source": "https://example.com/caddy",
@@ -204,6 +298,51 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ({"asgi_app_source": source}, "asgi_app_source: write exactly one")
         for source in [None, "", {}, "../blog", {"path": ""}, {**GIT, "path": "x"}, {"version": 1}]
     ),
+    *(
+        ({"asgi_app_source": {**one, **other}}, "asgi_app_source: write exactly one")
+        for one, other in itertools.combinations([GIT, ARCHIVE, INDEX, {"wheel": "a.whl"}], 2)
+    ),
+    ({"asgi_app_source": {"archive": ARCHIVE["archive"]}}, "asgi_app_source.checksum: "),
+    ({"asgi_app_source": {"wheel": "https://example.com/a.whl"}}, "asgi_app_source.checksum: "),
+    *(
+        ({"asgi_app_source": {**ARCHIVE, "checksum": text}}, "asgi_app_source.checksum: ")
+        for text in ["a" * 64, "md5:0", CHECKSUM[:-1], CHECKSUM.upper(), 7]
+    ),
+    *(
+        ({"asgi_app_source": {**ARCHIVE, "archive": place}}, "asgi_app_source.archive: ")
+        for place in [f"https://u:{SECRET}@example.com/a.zip", "ftp://example.com/a.zip", ["a"]]
+    ),
+    ({"asgi_app_source": {**ARCHIVE, "files": {}}}, "asgi_app_source.files: is not known"),
+    ({"asgi_app_source": {**INDEX, "checksum": CHECKSUM}}, "asgi_app_source.checksum: is not"),
+    ({"asgi_app_source": INDEX, "asgi_app_directory": "src"}, "asgi_app_directory: "),
+    *(
+        ({"asgi_app_source": {**INDEX, "index": name}}, "asgi_app_source.index: ")
+        for name in ["blog==1.0", "blog[extra]", "-r", "../blog", "blog ", "https://example.com/"]
+    ),
+    *(
+        ({"asgi_app_source": {**INDEX, "version": version}}, "asgi_app_source.version: ")
+        for version in [None, "", 1.1, ">=1.0", "1.*", "latest", "1.0 --pre", "1.0\n-r x"]
+    ),
+    *(
+        ({"asgi_app_source": {**INDEX, "requirements": more}}, "asgi_app_source.requirements: ")
+        for more in ["uvicorn==1.0", ["uvicorn"], ["--pre"], ["uvicorn>=1"], ["a==1\n-r x"], [7]]
+    ),
+    (
+        {"asgi_app_source": {**INDEX, "requirements": ["uvicorn==1.0"], "lock": "lock.txt"}},
+        "asgi_app_source.requirements: the lock",
+    ),
+    *(
+        ({"asgi_app_source": {**INDEX, "files": files}}, "asgi_app_source.files: ")
+        for files in [
+            ["main.py"],
+            {"main.py": 7},
+            *(
+                {name: ""}
+                for name in ["/etc/x", "../x", "a/../../x", "a//b", "./a", "", ".", "a b"]
+            ),
+            *({name: ""} for name in ["requirements.txt", "uv.lock", "pyproject.toml", "a.whl"]),
+        ]
+    ),
     ({"asgi_app_source": {"path": "x", "version": "v1"}}, "asgi_app_source.version: "),
     ({"asgi_app_source": {**GIT, "exclude": []}}, "asgi_app_source.exclude: "),
     ({"asgi_app_source": {**GIT, "tag": "v1"}}, "asgi_app_source.tag: "),
@@ -227,6 +366,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for text in ["", "srv/blog", "~/blog", *UNIT_PATHS]
     ),
     *(({"asgi_app_keep_releases": n}, "asgi_app_keep_releases: ") for n in [1, 0, -1, "1"]),
+    *(
+        ({"asgi_app_credentials": value}, f"asgi_app_credentials: {told}")
+        for value, told in [
+            (["/etc/ssl/blog.pem"], "write a dictionary"),
+            ({"a/b": "/x"}, "'a/b' is not usable"),
+            ({"a:b": "/x"}, "'a:b' is not usable"),
+            ({"a": "x.pem"}, "'x.pem' is not usable; write an absolute path"),
+            ({"a": "/x y"}, "'/x y' is not usable"),
+        ]
+    ),
+    *(
+        ({"asgi_app_build_commands": value}, f"asgi_app_build_commands: {told}")
+        for value, told in [
+            ("make", "write a list"),
+            (["make && make install"], "'make && make install' is run without a shell"),
+            (["make 'x"], '"make \'x": No closing quotation'),
+            ([" "], "an empty command"),
+        ]
+    ),
     *(
         ({variable: value}, "asgi_app_index, asgi_app_extra_indexes: ")
         for variable, value in [
@@ -271,6 +429,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
                 ({"ASGI_RELEASE": SECRET}, "ASGI_RELEASE is refused: "),
                 ({"ASGI_SLOT": SECRET}, "ASGI_SLOT is refused: "),
                 ({"ASGI_INSTANCE": SECRET}, "ASGI_INSTANCE is refused: "),
+                ({"LD_PRELOAD": SECRET}, "LD_PRELOAD is refused: the C library"),
+                ({"LD_LIBRARY_PATH": SECRET}, "LD_LIBRARY_PATH is refused: the C library"),
+                ({"LD_AUDIT": SECRET}, "LD_AUDIT is refused: the C library"),
+                ({"GLIBC_TUNABLES": SECRET}, "GLIBC_TUNABLES is refused: the C library"),
+                ({"GCONV_PATH": SECRET}, "GCONV_PATH is refused: the C library"),
                 ({"LISTEN_FDS": SECRET}, "LISTEN_FDS is refused: "),
                 ({"LISTEN_": SECRET}, "LISTEN_ is refused: "),
             ],
@@ -293,6 +456,32 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"asgi_service_memory_max": "15M"}, "asgi_service_memory_max: "),
     ({"asgi_service_memory_max": "512"}, "asgi_service_memory_max: "),
     *(
+        ({"asgi_service_instances": text}, f"asgi_service_instances: {text} is not usable")
+        for text in ["many", "1.5", -1, "Auto", ""]
+    ),
+    *(
+        ({"asgi_service_recycle_memory": text}, f"asgi_service_recycle_memory: {told}")
+        for text, told in [
+            ("256M", "256M is not below asgi_service_memory_max (256M)"),
+            ("1G", "1G is not below"),
+            ("80%", "'80%' is not a size"),
+        ]
+    ),
+    *(
+        ({variable: value}, f"{variable}: ")
+        for variable, value in [
+            ("asgi_service_recycle_age_seconds", 60),
+            ("asgi_service_recycle_age_seconds", -1),
+            ("asgi_service_recycle_requests", 999),
+            ("asgi_service_recycle_pause_seconds", -1),
+            ("asgi_service_watch_interval_seconds", 0.5),
+            ("asgi_service_watch_checks", 0),
+            ("asgi_service_on_failure_unit", "alert"),
+            ("asgi_service_on_failure_unit", "alert.service\nExecStart=/bin/sh"),
+            ("asgi_service_on_failure_unit", "one.service two.service"),
+        ]
+    ),
+    *(
         ({"asgi_service_health_path": text}, "asgi_service_health_path: ")
         for text in ["health", "", "https://a.test/", "/a b", "/größe", "/a\n", "/a\r\nX: 1", "/\0"]
     ),
@@ -309,12 +498,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for variable in [
             "asgi_service_health_timeout_seconds",
             "asgi_service_drain_seconds",
+            "asgi_service_balancer_drain_seconds",
             "asgi_service_graceful_timeout_seconds",
             "asgi_service_restart_seconds",
+            "asgi_service_restart_max_seconds",
+            "asgi_service_start_limit_interval_seconds",
             "asgi_service_settle_seconds",
         ]
     ),
     ({"asgi_service_settle_seconds": 2.9}, "asgi_service_settle_seconds: at least 3"),
+    ({"asgi_service_start_limit_burst": 0}, "asgi_service_start_limit_burst: at least 1"),
+    *(
+        ({variable: 6}, "asgi_service_start_limit_interval_seconds: 20 starts with the pauses")
+        for variable in ("asgi_service_restart_seconds", "asgi_service_restart_max_seconds")
+    ),
     *(
         (
             {"asgi_service_writable_paths": ["/srv/media", text]},
@@ -339,6 +536,53 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"asgi_service_server": "daphne", "asgi_service_graceful_timeout_seconds": 0},
         "asgi_service_lifespan: daphne does not run",
+    ),
+    # --- traffic
+    ({"asgi_proxy_redirect_domains": "a.test"}, "asgi_proxy_redirect_domains: write a list"),
+    ({"asgi_proxy_redirect_domains": ["a b"]}, "asgi_proxy_redirect_domains: 'a b' is not"),
+    (
+        {"asgi_proxy_redirect_domains": ["blog.example.com"]},
+        "asgi_proxy_redirect_domains: 'blog.example.com' is not",
+    ),
+    (
+        {"asgi_proxy_domains": ["*.test"], "asgi_proxy_redirect_domains": ["a.test"]},
+        "asgi_proxy_redirect_domains: nobody can be sent to a wildcard",
+    ),
+    *(({"asgi_proxy_path": path}, "asgi_proxy_path: ") for path in ["shop", "/", "/a/", "/a b"]),
+    *(
+        ({f"asgi_proxy_{name}": given}, f"asgi_proxy_{name}: ")
+        for name in ["allow", "maintenance_allow"]
+        for given in ["10.0.0.0/8", ["10.0.0.1/33"], ["example.com"]]
+    ),
+    (
+        {"asgi_proxy_response_headers": {"X-A": "`\\"}},
+        "asgi_proxy_response_headers: the value of 'X-A' has both",
+    ),
+    ({"asgi_proxy_trusted_proxies": ["10.0.0.1"]}, "asgi_proxy_trusted_proxies: Debian's"),
+    ({"asgi_proxy_basic_auth": {"ann": SECRET}}, "asgi_proxy_basic_auth: 'ann' needs"),
+    ({"asgi_proxy_basic_auth": {"a:b": BCRYPT}}, "asgi_proxy_basic_auth: 'a:b' needs"),
+    ({"asgi_proxy_rate_limit": 5}, "asgi_proxy_rate_limit: Caddy has none"),
+    ({"asgi_proxy_concurrency_limit": 5}, "asgi_proxy_concurrency_limit: Caddy has none"),
+    ({"asgi_proxy_response_headers": {"X A": "b"}}, "asgi_proxy_response_headers: 'X A'"),
+    ({"asgi_proxy_response_headers": {"X-A": "b\nc"}}, "asgi_proxy_response_headers: 'X-A'"),
+    *(
+        ({"asgi_proxy_metrics_address": given}, "asgi_proxy_metrics_address: ")
+        for given in [
+            "0.0.0.0:9100",
+            "8.8.8.8:9100",
+            ":9100",
+            "127.0.0.1",
+            "localhost:9100",
+            "::1:9100",
+            "[127.0.0.1]:9100",
+            "127.0.0.1]:9100",
+            "127.0.0.1: 9100",
+            "127.0.0.1:+9100",
+            "127.0.0.1:9_100",
+            "127.0.0.1:0",
+            "127.0.0.1:65536",
+            "[::1]:٩٩",
+        ]
     ),
     # --- the proxy
     ({"asgi_proxy_domains": []}, "asgi_proxy_domains: write at least one"),
@@ -381,6 +625,60 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "asgi_proxy_certificate_file, asgi_proxy_certificate_key_file: ",
     ),
     *(
+        (
+            {"asgi_proxy_domains": ["*.example.com"], "asgi_proxy_acme_challenge": challenge},
+            "asgi_proxy_domains: a wildcard needs a DNS challenge",
+        )
+        for challenge in ["http-01", "tls-alpn-01"]
+    ),
+    *(
+        (
+            {
+                "asgi_proxy_acme_challenge": "dns-01",
+                "asgi_proxy_acme_dns_provider": "cloudflare",
+                f"asgi_proxy_acme_dns_{name}": value,
+            },
+            f"asgi_proxy_acme_dns_{name}: {told}",
+        )
+        for name, value, told in [
+            ("resolvers", ["192.0.2.1:53", "192.0.2.2"], "'192.0.2.2' is not a name server"),
+            ("resolvers", ["192.0.2.1:53 }"], "'192.0.2.1:53 }' is not a name server"),
+            ("provider", "", "is needed with"),
+            ("provider", "cloud flare", "is needed with"),
+            ("environment", {"CF_DNS_API_TOKEN": SECRET}, "Caddy's providers have options"),
+            ("options", [SECRET], "write a dictionary"),
+            ("options", {"api token": SECRET}, "'api token' must be"),
+            ("options", {"api_token": f'{SECRET}"'}, "'api_token' must be"),
+            ("options", {"api_token": f"{SECRET}\n"}, "'api_token' must be"),
+            ("options", {"api_token": [SECRET]}, "'api_token' must be"),
+        ]
+    ),
+    *(
+        ({f"asgi_proxy_acme_dns_{name}": value}, f"asgi_proxy_acme_dns_{name}: used with")
+        for name, value in [
+            ("provider", "cloudflare"),
+            ("environment", {"CF_DNS_API_TOKEN": SECRET}),
+            ("options", {"api_token": SECRET}),
+            ("resolvers", ["192.0.2.1:53"]),
+        ]
+    ),
+    ({"asgi_proxy_acme_staging": True}, "asgi_proxy_acme_staging: nobody trusts"),
+    (
+        {
+            "asgi_proxy_acme_staging": True,
+            "asgi_proxy_acme_directory_url": "https://x.test/dir",
+            "asgi_proxy_trusted_ca_file": "/x.pem",
+        },
+        "asgi_proxy_acme_staging: is Let's Encrypt's",
+    ),
+    *(
+        (
+            {"asgi_proxy_acme_lifetime_minutes": minutes},
+            f"asgi_proxy_acme_lifetime_minutes: {minutes} is not one of 2 to 1440",
+        )
+        for minutes in [-1, 1, 1441]
+    ),
+    *(
         ({f"asgi_proxy_acme_eab_{part}": SECRET}, "asgi_proxy_acme_eab_key_id, asgi_proxy_acme_eab")
         for part in ["key_id", "mac_key"]
     ),
@@ -407,6 +705,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             "asgi_proxy_caddy_checksum: write sha256:",
         )
         for checksum in ["a1" * 32, "sha256:" + "a1" * 31, "md5:" + "a1" * 16, CHECKSUM.upper()]
+    ),
+    *(
+        (
+            {"asgi_proxy_caddy_install": "repository", f"asgi_proxy_caddy_{name}": value},
+            f"asgi_proxy_caddy_{name}: {told}",
+        )
+        for name, value, told in [
+            ("version", 2.11, "2.11 is a number in YAML"),
+            ("version", "newest", "write a version as apt has it"),
+            ("version", "2.7.6", "2.7.6 is too old"),
+            ("repository_url", "packages.example.com", "write a URL"),
+            ("repository_url", "https://ann:secret@packages.example.com", "write a URL"),
+            ("repository_key", "", "write the URL of the key"),
+            ("repository_fingerprint", "CA56EA34", "write the 40 hexadecimal digits"),
+        ]
     ),
     # --- the migration
     *(({"asgi_migrate_timeout_seconds": n}, "asgi_migrate_timeout_seconds: ") for n in [0, -5]),
@@ -536,6 +849,13 @@ def test_a_configuration_is_checked_without_the_rest_of_the_app() -> None:
         },
         # what is Caddy's own is not looked at
         {"asgi_proxy_caddy_install": "binary"},
+        {
+            "asgi_proxy_domains": ["*.example.com", "example.com"],
+            "asgi_proxy_acme_challenge": "dns-01",
+            "asgi_proxy_acme_dns_provider": "cloudflare",
+            "asgi_proxy_acme_dns_environment": {"CF_DNS_API_TOKEN": SECRET},
+            "asgi_proxy_acme_dns_resolvers": ["192.0.2.1:53"],
+        },
     ],
 )
 def test_what_traefik_can_do_is_accepted(values: dict[str, Any]) -> None:
@@ -556,6 +876,23 @@ def test_what_traefik_can_do_is_accepted(values: dict[str, Any]) -> None:
             "asgi_proxy_header_timeout_seconds: Traefik has one limit",
         ),
         ({"asgi_proxy_compression": ["deflate"]}, "asgi_proxy_compression: traefik does not have"),
+        ({"asgi_proxy_acme_challenge": "dns-01"}, "asgi_proxy_acme_dns_provider: is needed"),
+        (
+            {
+                "asgi_proxy_acme_challenge": "dns-01",
+                "asgi_proxy_acme_dns_provider": "cloudflare",
+                "asgi_proxy_acme_dns_options": {"api_token": SECRET},
+            },
+            "asgi_proxy_acme_dns_options: Traefik's providers read the environment",
+        ),
+        (
+            {
+                "asgi_proxy_acme_challenge": "dns-01",
+                "asgi_proxy_acme_dns_provider": "cloudflare",
+                "asgi_proxy_acme_dns_environment": {"a token": SECRET},
+            },
+            "asgi_proxy_acme_dns_environment: 'a token' is not a name",
+        ),
         ({"asgi_proxy_traefik_source": ""}, "asgi_proxy_traefik_source: is needed"),
         ({"asgi_proxy_traefik_checksum": ""}, "asgi_proxy_traefik_checksum: is needed"),
         ({"asgi_proxy_traefik_checksum": "x"}, "asgi_proxy_traefik_checksum: write sha256:"),
@@ -572,7 +909,7 @@ def test_what_traefik_cannot_do_is_refused_by_name(values: dict[str, Any], told:
         ({"asgi_proxy_compression": ["br"]}, "asgi_proxy_compression: caddy does not have 'br'"),
         ({"asgi_proxy_request_body_max": ""}, "asgi_proxy_request_body_max, "),
         ({"asgi_proxy_header_timeout_seconds": 0}, "asgi_proxy_request_body_max, "),
-        ({"asgi_service_instances": 251}, "asgi_service_instances: at least 1, at most 250"),
+        ({"asgi_service_instances": 251}, "asgi_service_instances: 251 is not usable"),
         ({"asgi_service_port": 1023}, "asgi_service_port: "),
         ({"asgi_service_port": "32767"}, "asgi_service_port: "),
     ],
@@ -595,3 +932,146 @@ def test_a_server_that_traefik_cannot_ask_is_refused(name: str) -> None:
     (problem,) = problems({**values, "asgi_proxy_provider": "traefik"})
     assert problem.startswith(f"asgi_service_server: {name} makes a unix socket itself")
     assert "uvicorn, hypercorn, gunicorn, gunicorn-uvicorn" in problem
+
+
+@pytest.mark.parametrize(
+    ("static", "told"),
+    [
+        ("/static", "write a dictionary"),
+        *(
+            ({url: "out"}, f"{url!r} is not usable; write a path")
+            for url in ["/", "static", "/static/", "/a b", "/a/../b", "/{env.X}", ""]
+        ),
+        *(
+            ({"/static": path}, f"{path!r} is not usable; write a directory")
+            for path in [".", "", "..", "a/../b", "/etc", ".git", "a/.hidden", "a//b", "./a", "a/"]
+        ),
+        ({"/static": "a", "/static/img": "b"}, "'/static/img' is below another one"),
+    ],
+)
+def test_static_files_that_nobody_should_serve_are_refused(static: object, told: str) -> None:
+    (problem,) = problems({"asgi_proxy_static": static})
+    assert problem.startswith(f"asgi_proxy_static: {told}")
+
+
+def test_static_files_without_a_proxy_that_serves_them_are_refused() -> None:
+    (problem,) = problems({"asgi_proxy_static_hashed": "("})
+    assert problem.startswith("asgi_proxy_static_hashed: '(' is no regular expression: ")
+    given = {"asgi_proxy_static": {"/static": "a", "/img": "b"}}
+    (problem,) = validation.proxy_problems({**TRAEFIK, **given})
+    assert problem.startswith("asgi_proxy_static: Traefik serves no files; let the app serve them")
+    (problem,) = problems({**given, "asgi_proxy_provider": "none"})
+    assert problem.startswith("asgi_proxy_static: there is no proxy of ours; ")
+
+
+def test_traefik_has_no_name_for_all_private_networks() -> None:
+    told = validation.proxy_problems({**TRAEFIK, "asgi_proxy_allow": ["private_ranges"]})
+    assert [one.split(" is neither")[0] for one in told] == ["asgi_proxy_allow: 'private_ranges'"]
+
+
+UPSTREAMS = {"asgi_proxy_upstreams": ["web1.example.com", "10.0.0.2:8443", "[2001:db8::1]:443"]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"asgi_proxy_upstream_cookie": "host"},
+        {"asgi_proxy_upstream_ca_file": "/etc/ssl/web.pem"},
+        {"asgi_proxy_upstreams": ["web1", "[2001:db8::1]"]},
+        {
+            "asgi_proxy_domains": ["*.example.com"],
+            "asgi_proxy_certificate": "files",
+            "asgi_proxy_certificate_file": "/x.pem",
+            "asgi_proxy_certificate_key_file": "/x.key",
+            "asgi_proxy_upstream_server_name": "web.example.com",
+        },
+    ],
+)
+@pytest.mark.parametrize("provider", [PROXY, TRAEFIK])
+def test_a_balancer_is_accepted(provider: dict[str, Any], values: dict[str, Any]) -> None:
+    assert validation.proxy_problems({**provider, **UPSTREAMS, **values}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"asgi_proxy_upstreams": "web1"}, "asgi_proxy_upstreams: write a list"),
+        *(
+            ({"asgi_proxy_upstreams": [text]}, f"asgi_proxy_upstreams: {text!r} is neither")
+            for text in [
+                "http://web1",
+                "https://web1",
+                "web1:",
+                "web1:0",
+                "web1:70000",
+                "2001:db8::1",
+                "web 1",
+                "web1/path",
+                "unix//run/x",
+                "",
+            ]
+        ),
+        ({"asgi_proxy_upstreams": ["a", "a"]}, "asgi_proxy_upstreams: a host stands there twice"),
+        (
+            {"asgi_proxy_upstream_server_name": "*.example.com"},
+            "asgi_proxy_upstream_server_name: '*.example.com' cannot be asked for",
+        ),
+        ({"asgi_proxy_upstream_ca_file": "web.pem"}, "asgi_proxy_upstream_ca_file: 'web.pem'"),
+        *(
+            ({"asgi_proxy_upstream_health_path": text}, "asgi_proxy_upstream_health_path: write")
+            for text in ["ready", "", "/a b", "/{x}", '/"']
+        ),
+        *(
+            ({"asgi_proxy_upstream_cookie": text}, f"asgi_proxy_upstream_cookie: {text!r}")
+            for text in ["a b", "a;b", "a=b", "{x}"]
+        ),
+        *(
+            ({f"asgi_proxy_upstream_{part}_seconds": 0}, f"asgi_proxy_upstream_{part}_seconds: at")
+            for part in ["health_interval", "health_timeout"]
+        ),
+    ],
+)
+@pytest.mark.parametrize("provider", [PROXY, TRAEFIK])
+def test_what_a_balancer_cannot_do_is_refused(
+    provider: dict[str, Any], values: dict[str, Any], told: str
+) -> None:
+    (found,) = validation.proxy_problems({**provider, **UPSTREAMS, **values})
+    assert found.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("provider", "seconds", "told"),
+    [(PROXY, 0, "at least 1"), (TRAEFIK, 2, "Traefik takes a status 500 of the app")],
+)
+def test_a_host_is_ejected_where_the_proxy_can_tell_it_from_an_app_that_fails(
+    provider: dict[str, Any], seconds: int, told: str
+) -> None:
+    values = {**provider, **UPSTREAMS, "asgi_proxy_upstream_eject_seconds": seconds}
+    (found,) = validation.proxy_problems(values)
+    assert found.startswith(f"asgi_proxy_upstream_eject_seconds: {told}")
+
+
+def test_a_balancer_has_app_hosts_and_is_none_of_them() -> None:
+    good = {**PROXY, **UPSTREAMS, "host": "front", "app_hosts": ["web1", "web2"]}
+    assert validation.balancer_problems(good) == []
+    bad = {"asgi_proxy_upstreams": [], "asgi_proxy_provider": "none", "host": "web2"}
+    found = validation.balancer_problems({**good, **bad})
+    assert [text.split(":")[0] for text in found] == [
+        "asgi_proxy_provider",
+        "asgi_proxy_upstreams",
+        "asgi_balancers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (UPSTREAMS, "asgi_proxy_upstreams: this host runs the app"),
+    ],
+)
+def test_what_an_app_host_cannot_be_to_a_balancer_is_refused(
+    values: dict[str, Any], told: str
+) -> None:
+    (found,) = validation.service_problems({**SERVICE, **values})
+    assert found.startswith(told)

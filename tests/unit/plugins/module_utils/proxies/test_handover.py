@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,12 @@ import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
-from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, handover, traefik
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import (
+    caddy,
+    driver,
+    handover,
+    traefik,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.systemd import UnitStatus
 
 OURS = "# Managed by asgi.deploy: changes here are lost at the next deploy.\n"
@@ -213,3 +219,89 @@ def test_a_proxy_that_only_its_package_has_enabled_has_nothing(
     # one that is to run and does not gives way as one that runs
     host.active.clear()
     assert handover.rival("traefik") == "caddy"
+
+
+def test_a_port_of_another_program_is_refused_and_the_own_one_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = Host(tmp_path, ["caddy.service"])
+    monkeypatch.setattr(systemd, "show", host.show)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        handover.refuse_taken_ports(["caddy.service"], [port], [port])
+        with pytest.raises(DeployError, match=f"port {port} of the proxy: address already in use"):
+            handover.refuse_taken_ports(["caddy.service"], [80], [port])
+        host.active.clear()
+        # a proxy that is stopped has no port
+        with pytest.raises(DeployError, match="by another program"):
+            handover.refuse_taken_ports(["caddy.service"], [port], [port])
+    handover.refuse_taken_ports(["caddy.service"], [], [port])
+
+
+def test_the_ports_of_a_main_file_are_read() -> None:
+    assert caddy.ports("{\n\thttp_port 8080\n\thttps_port 8443\n}\n") == [8080, 8443]
+    assert caddy.ports(f"{caddy.PACKAGED}\n:80 {{\n}}\n") == [80, 443]
+    assert caddy.ports(None) == []
+    main = traefik.format_file({"entryPoints": {"web": {"address": "127.0.0.1:9180"}}})
+    assert traefik.main_ports(main) == {"web": 9180}
+    assert traefik.main_ports(None) == {}
+
+
+CADDY_METRICS = "{{\n}}\n\nhttp://{0} {{\n\tmetrics\n}}\n"
+TRAEFIK_METRICS = """\
+# Managed by asgi.deploy: changes here are lost at the next deploy.
+{{
+    "entryPoints": {{
+        "metrics": {{
+            "address": "{0}"
+        }}
+    }},
+    "metrics": {{
+        "prometheus": {{"entryPoint": "metrics"}}
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "template"), [("caddy", CADDY_METRICS), ("traefik", TRAEFIK_METRICS)]
+)
+def test_an_address_of_metrics_that_cannot_be_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, template: str
+) -> None:
+    host = make(tmp_path, monkeypatch, ["caddy", "traefik"], handover.UNITS[own])
+
+    def refuse(before: str, after: str) -> None:
+        texts = [template.format(one) if one else "{}" for one in (before, after)]
+        handover.refuse_metrics_address(own, *texts)
+
+    refuse("", "")
+    # for documentation: no host has it (RFC 5737)
+    with pytest.raises(DeployError, match=r"asgi_proxy_metrics_address: 192\.0\.2\.1:9 cannot"):
+        refuse("192.0.2.1:9", "192.0.2.1:9")
+    for family, address, text in (
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1:{0}"),
+        (socket.AF_INET6, "::1", "[::1]:{0}"),
+    ):
+        with socket.socket(family) as other:
+            other.bind((address, 0))
+            other.listen()
+            taken = text.format(other.getsockname()[1])
+            with pytest.raises(DeployError, match="in use; nothing was changed"):
+                refuse("", taken)
+            # it is the proxy itself that has it
+            refuse(taken, taken)
+        refuse("", taken)
+    # the proxy that has it gives way
+    host.active, host.enabled = set(), set()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(DeployError, match="in use"):
+            refuse(taken, taken)
+        (rival,) = handover.rivals(own)
+        host.active = set(handover.UNITS[rival])
+        refuse("", taken)

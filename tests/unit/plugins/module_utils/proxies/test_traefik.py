@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import slots, systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
-from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, traefik
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, shared, traefik
 from ansible_collections.asgi.deploy.plugins.module_utils.systemd import UnitStatus
 
 UNITS = slots.SlotUnits("", "[Socket]\nListenStream=127.0.1.%i:@port@\n", "", 20000)
@@ -27,8 +27,11 @@ def site(tmp_path: Path) -> dict[str, Any]:
         "file": str(tmp_path / "dynamic" / "blog.yml"),
         "configuration": {
             "http": {
-                "routers": {"blog": {"service": "@service@"}},
-                "middlewares": {"blog-slot": {"headers": {"X-Asgi-Slot": "@slot@"}}},
+                "routers": {
+                    "blog": {"service": "@service@"},
+                    "blog.ready": {"service": "@service@"},
+                },
+                "middlewares": {"blog.slot": {"headers": {"X-Asgi-Slot": "@slot@"}}},
                 "services": {"@service@": {"loadBalancer": {"servers": []}}},
             },
             "tls": {"certificates": [{"certFile": "/etc/x.pem", "keyFile": "/etc/x.key"}]},
@@ -78,9 +81,9 @@ def prepare(app: Layout, slot: str, units: slots.SlotUnits, instances: int) -> N
 def asked(site: dict[str, Any]) -> tuple[list[str], str]:
     """Which servers the file in Traefik's directory names, and which slot it says it is."""
     http = traefik.parse(Path(site["file"]).read_text())["http"]
-    (service,) = http["services"].values()
+    service = http["services"][http["routers"]["blog"]["service"]]
     servers = [server["url"] for server in service["loadBalancer"]["servers"]]
-    return servers, http["middlewares"]["blog-slot"]["headers"]["X-Asgi-Slot"]
+    return servers, http["middlewares"]["blog.slot"]["headers"]["X-Asgi-Slot"]
 
 
 def test_the_switch_names_the_instances_of_the_slot(host: Layout, site: dict[str, Any]) -> None:
@@ -92,6 +95,41 @@ def test_the_switch_names_the_instances_of_the_slot(host: Layout, site: dict[str
     driver("traefik").switch(host, "blue")
     assert host.serving_slot() == "blue"
     assert asked(site) == (["http://127.0.1.1:20000"], "blue")
+
+
+def test_a_balancer_is_told_that_the_host_is_not_ready(host: Layout, site: dict[str, Any]) -> None:
+    """By a service without servers; the app itself is asked as before, also by a switch."""
+    prepare(host, "blue", UNITS, 1)
+    prepare(host, "green", UNITS, 1)
+    driver("traefik").switch(host, "blue")
+    ready = Path(site["file"]).read_text()
+    host.draining_file.parent.mkdir()
+    host.draining_file.touch()
+    for tell in (
+        lambda: driver("traefik").tell_balancer(host),
+        lambda: driver("traefik").switch(host, "green"),
+    ):
+        tell()
+        http = traefik.parse(Path(site["file"]).read_text())["http"]
+        assert asked(site)[0]
+        told = http["routers"]["blog.ready"]["service"]
+        assert told != http["routers"]["blog"]["service"]
+        assert http["services"][told] == {"loadBalancer": {"servers": []}}
+    driver("traefik").switch(host, "blue")
+    host.draining_file.unlink()
+    driver("traefik").tell_balancer(host)
+    assert Path(site["file"]).read_text() == ready
+
+
+def test_an_app_that_has_moved_to_another_proxy_gets_no_file(
+    host: Layout, site: dict[str, Any]
+) -> None:
+    host.draining_file.parent.mkdir()
+    host.draining_file.touch()
+    driver("traefik").tell_balancer(host)
+    assert not Path(site["file"]).exists()
+    traefik.site_file("blog").unlink()
+    driver("traefik").tell_balancer(host)
 
 
 def test_a_run_killed_in_the_switch_is_turned_to_what_the_switch_names(
@@ -203,6 +241,34 @@ def test_the_log_of_the_candidate_is_no_file_that_its_user_could_replace(
     assert victim.read_text() == "of root"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("field not found, node: aliasHeadersStrategy", "needs Traefik 3.7.12 or newer"),
+        ("address already in use", ""),
+    ],
+)
+def test_of_a_release_that_is_too_old_is_said_which_one_is_needed(
+    site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    program = tmp_path / "traefik"
+    entry = json.dumps({"level": "error", "error": said, "message": "Command error"})
+    program.write_text(f"#!/bin/sh\necho '{entry}' >&2\nexit 1\n")
+    program.chmod(0o755)
+
+    @contextlib.contextmanager
+    def candidate(*_arguments: object) -> Iterator[Path]:
+        yield tmp_path / "traefik.yml"
+
+    monkeypatch.setattr(traefik, "candidate", candidate)
+    monkeypatch.setattr(traefik, "identity", lambda _user: {})
+    monkeypatch.setattr(traefik, "judged", lambda process, *_rest: [str(process.wait())])
+    with pytest.raises(DeployError, match=said) as caught:
+        traefik.validate(str(program), {}, site)
+    assert ("asgi_proxy_traefik_source" in caught.value.message) is bool(told)
+    assert told in caught.value.message
+
+
 def test_a_site_is_taken_away_and_nothing_is_started(host: Layout, site: dict[str, Any]) -> None:
     driver("traefik").switch(host, "blue")
     files = [Path(site["file"]), traefik.site_file("blog")]
@@ -221,3 +287,40 @@ def test_somebodys_file_of_the_same_name_is_left_alone(host: Layout, site: dict[
     told = driver("traefik").configure({}, [theirs], {"layout": host}, check_mode=False)
     assert not told["changed"]
     assert theirs.exists()
+
+
+def test_what_dns_providers_read_stays_while_there_are_other_sites(
+    host: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = tmp_path / "environment"
+    environment.write_text("# Managed by asgi.deploy\nTOKEN=1\n")
+    monkeypatch.setattr(traefik, "ENVIRONMENT_FILE", environment)
+    monkeypatch.setattr(traefik, "DYNAMIC", tmp_path / "dynamic")
+    other = tmp_path / "dynamic" / "shop.yml"
+    other.write_text("{}")
+    assert driver("traefik").configure({}, [environment], {}, False)["changed"] is False
+    other.unlink()
+    assert driver("traefik").configure({}, [environment], {}, False)["changed"] is True
+    assert not environment.exists()
+
+
+def test_a_changed_password_is_another_file(host: Layout, site: dict[str, Any]) -> None:
+    """For a rollback too, which knows of it from the host only."""
+    prepare(host, "blue", UNITS, 1)
+
+    def text() -> str:
+        driver("traefik").switch(host, "blue")
+        return Path(site["file"]).read_text()
+
+    before = text()
+    assert text() == before
+    traefik.users_file(site).write_text("ann:another")
+    assert text() != before
+
+
+def test_other_sites_are_named_when_the_proxy_as_a_whole_changes() -> None:
+    (told,) = shared.told_of_shared([traefik.MAIN_FILE], ["shop", "blog"])
+    assert told.startswith("/etc/traefik/traefik.yml changes for all sites of this proxy")
+    assert "also for blog, shop" in told
+    assert shared.told_of_shared([], ["shop"]) == []
+    assert shared.told_of_shared([traefik.MAIN_FILE], []) == []

@@ -44,6 +44,25 @@ def test_the_entry_is_told_what_to_serve(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
+def test_every_server_can_have_its_requests_counted(name: str) -> None:
+    words = command(
+        name, factory=True, root_path="/blog", count_file="/run/asgi/blog/%j/%i/requests"
+    )
+    assert words[:7] == [
+        ENTRY,
+        "--factory",
+        "--root-path",
+        "/blog",
+        "--count",
+        "/run/asgi/blog/%j/%i/requests",
+        "blog.main:app",
+    ]
+    # the server itself is not told what the entry does
+    assert words.count("/blog") == words.count("--factory") == words.count("blog.main:app") == 1
+    assert "--count /run/asgi/blog/%j/%i/requests " in exec_line(words)
+
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_users_arguments_come_whole_and_before_the_app(name: str) -> None:
     words = command(name, arguments=["--header", "X: 50% of $HOME"])
     assert words[words.index("--header") + 1] == "X: 50% of $HOME"

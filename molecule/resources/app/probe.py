@@ -1,6 +1,7 @@
-"""A plain ASGI app that tells what it sees, for asking every server the same questions.
+"""A plain ASGI app that tells what it sees, to ask every server and every proxy the same.
 
-`PROBE_BROKEN` in its environment makes it fail: `import`, `startup` or `health`.
+`PROBE_BROKEN` in its environment makes it fail: `import`, `startup`, `health`, or `dies`, a moment
+after it was asked for its health.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -88,13 +90,26 @@ async def http(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         # written to: memory that nobody touches is not counted
         kept.append(b"x" * (int(query["mebibytes"]) * 2**20))
     elif path == "/posts":
-        while (await receive()).get("more_body"):
-            pass
-        status = 201
+        status, body = 201, json.dumps(await received(receive))
+    elif path == "/long":
+        body = json.dumps(["the same again"] * 1000)
     elif path == "/health" and BROKEN == "health":
         status, body = 500, "the probe is broken in its health"
+    elif path == "/health" and BROKEN == "dies":
+        asyncio.get_running_loop().call_later(0.1, os._exit, 70)
     await start(send, status, b"application/json")
     await send({"type": "http.response.body", "body": body.encode()})
+
+
+async def received(receive: Receive) -> dict[str, float]:
+    """Reads a body to its end; tells its size and how long its parts came one after another."""
+    size, started, more = 0, 0.0, True
+    while more:
+        message = await receive()
+        started = started or time.monotonic()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    return {"bytes": size, "seconds": time.monotonic() - started}
 
 
 async def start(send: Send, status: int, content_type: bytes) -> None:
