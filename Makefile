@@ -10,10 +10,10 @@ demo:  ## Deploy examples/blog to a real host, or what has changed since; prints
 demo-clean:  ## Remove the demo's host and files
 	@$(PYTHON) tools/demo.py clean
 
-test:  ## Run all checks, as CI does
+test:  ## Tier 1 of the checks, as CI runs it: within 12 minutes
 	@$(PYTHON) tools/check.py
 
-test-all:  ## And what shows the same again, under more load; for a release, it takes hours
+test-all:  ## Both tiers: also the long proofs
 	@$(PYTHON) tools/check.py --all
 
 lint:  ## Only style, types and Ansible's rules

@@ -3,6 +3,7 @@
 #
 #   tools/bootstrap.sh          for lint, unit tests and running the playbooks
 #   tools/bootstrap.sh --lab    also what tools/lab.py needs to start test hosts
+#   tools/bootstrap.sh --tests  also what the unit tests start: PostgreSQL, systemd-analyze
 #
 # Quick and silent when nothing is to be done. Nothing is installed into the system's Python; only
 # missing Debian packages are, which takes root or sudo.
@@ -14,6 +15,8 @@ UV_VERSION=0.13.9
 PYTHON_VERSIONS="3.14 3.13 3.12 3.11"
 LAB_PACKAGES="podman runc conmon netavark aardvark-dns iptables mmdebstrap debian-archive-keyring iproute2"
 LAB_PROGRAMS="podman conmon mmdebstrap ip"
+TEST_PACKAGES="postgresql systemd procps"
+TEST_PROGRAMS="pg_ctl systemd-analyze pgrep"
 
 say() { echo "bootstrap: $*"; }
 fail() { echo "bootstrap: $*" >&2; exit 1; }
@@ -24,12 +27,14 @@ quietly() {
     "$@" >.cache/bootstrap.log 2>&1 || { cat .cache/bootstrap.log >&2; fail "failed: $*"; }
 }
 
-lab=no
-case "${1-}" in
-    "") ;;
-    --lab) lab=yes ;;
-    *) fail "usage: tools/bootstrap.sh [--lab]" ;;
-esac
+packages= programs=
+for option in "$@"; do
+    case "$option" in
+        --lab) packages="$packages $LAB_PACKAGES" programs="$programs $LAB_PROGRAMS" ;;
+        --tests) packages="$packages $TEST_PACKAGES" programs="$programs $TEST_PROGRAMS" ;;
+        *) fail "usage: tools/bootstrap.sh [--lab] [--tests]" ;;
+    esac
+done
 mkdir -p .cache
 
 # --- packages of the system -----------------------------------------------------------------------
@@ -40,25 +45,25 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 has ssh || wanted="$wanted openssh-client"
 has openssl || wanted="$wanted openssl"
 if has dpkg-query && has apt-get; then
-    [ $lab = no ] || wanted="$wanted $LAB_PACKAGES"
     missing=
-    for package in $wanted; do
+    for package in $wanted $packages; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
             missing="$missing $package"
     done
     if [ -n "$missing" ]; then
         say "installing packages:$missing"
-        quietly as_root apt-get update -q
-        # shellcheck disable=SC2086  # a list of words
-        quietly as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -q -y --no-install-recommends $missing
+        # In a session of its own: whoever interrupts us must not leave dpkg half done.
+        apt_get="env -u ANSIBLE_SSH_CONTROL_PATH_DIR DEBIAN_FRONTEND=noninteractive
+            setsid --wait apt-get -q -o DPkg::Lock::Timeout=300"
+        # shellcheck disable=SC2086  # lists of words
+        quietly as_root $apt_get update
+        # shellcheck disable=SC2086
+        quietly as_root $apt_get install -y --no-install-recommends $missing
     fi
 else
-    if [ $lab = yes ]; then
-        for program in $LAB_PROGRAMS; do
-            has "$program" || wanted="$wanted $program"
-        done
-    fi
+    for program in $programs; do
+        has "$program" || wanted="$wanted $program"
+    done
     [ -z "$wanted" ] || fail "please install (Debian's names):$wanted"
 fi
 

@@ -257,7 +257,7 @@ def main() -> int:
     options = parser.parse_args()
     demo = Demo(options.group)
     try:
-        with steps.stopped_by_sigterm():
+        with steps.interruptible():
             if options.command == "up":
                 demo.bring_up()
             else:

@@ -691,14 +691,15 @@ def up(group: str, wanted: Mapping[str, str], inventory_file: Path | None = None
     return hosts
 
 
-def down(group: str) -> None:
-    """Remove the hosts of a group, its network and its files."""
-    hosts = hosts_of(group)
+def down(*groups: str) -> None:
+    """Remove the hosts of groups, their networks and their files."""
+    hosts = [host for host in hosts_of() if host.group in groups]
     if hosts:
         podman("rm", "--force", "--time=0", "--volumes", *(host.container for host in hosts))
-    podman("network", "rm", "--force", network_name(group), check=False)
-    shutil.rmtree(STATE / group, ignore_errors=True)
-    say(f"{group}: {len(hosts)} hosts removed")
+    for group in groups:
+        podman("network", "rm", "--force", network_name(group), check=False)
+        shutil.rmtree(STATE / group, ignore_errors=True)
+        say(f"{group}: {sum(host.group == group for host in hosts)} hosts removed")
 
 
 def all_groups() -> list[str]:
@@ -774,8 +775,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "up":
             up(options.group, dict(options.hosts), options.inventory)
         elif options.command == "down":
-            for group in all_groups() if options.all else [options.group]:
-                down(group)
+            down(*(all_groups() if options.all else [options.group]))
         elif options.command == "list":
             for host in hosts_of():
                 print(f"{host.group}\t{host.name}\t{host.image}\t{host.address}\t{host.state}")

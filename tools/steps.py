@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -21,10 +21,13 @@ BIN = ROOT / ".venv" / "bin"
 CONNECTIONS = "ANSIBLE_SSH_CONTROL_PATH_DIR"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
-#: Time for a process to clean up after itself, then to end at all.
-INTERRUPT_SECONDS = 40
-TERMINATE_SECONDS = 10
+#: Time for what runs to clean up after itself. A run that is interrupted ends within 10 seconds,
+#: removal of its hosts included.
+GRACE_SECONDS = 3
 
+
+#: What ends a run.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Process = subprocess.Popen[bytes]
 #: What a command line consists of: texts and paths, in one list.
@@ -58,35 +61,82 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, so that everything that was started is ended too."""
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGINT, SIGTERM and SIGHUP, whatever the caller did with them.
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    Only the first one counts: clean-up is short, and another signal must not cut it off. A caller
+    that ignores SIGHUP (`nohup`) wants to be left alone by it. Signals with a handler have their
+    default again in each program that is started, so no program inherits an ignored one.
+    """
+    interrupted = False
 
-    former = {name: signal.signal(name, interrupt) for name in (signal.SIGTERM, signal.SIGHUP)}
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if not interrupted and number not in ignored:
+            interrupted = True
+            raise KeyboardInterrupt
+
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    ignored = {signal.SIGHUP} if previous[signal.SIGHUP] == signal.SIG_IGN else set()
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for name, handler in former.items():
-            signal.signal(name, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def stop(process: Process) -> None:
-    """End a process and what it has started, which may clean up first."""
-    for number, seconds in (
-        (signal.SIGINT, INTERRUPT_SECONDS),
-        (signal.SIGTERM, TERMINATE_SECONDS),
-        (signal.SIGKILL, None),
-    ):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+def shield() -> None:
+    """From now on let no signal interrupt this program: it cleans up, which is short."""
+    for number in SIGNALS:
+        signal.signal(number, lambda _number, _frame: None)
+
+
+def marked_processes() -> list[int]:
+    """The processes of this run that left its process groups, such as SSH's shared connections.
+
+    They have the directory of connections in their environment, which no other run has. Not among
+    them are the monitors of hosts: a host is removed as a whole.
+    """
+    directory = os.environ.get(CONNECTIONS)
+    if directory is None:
+        return []
+    mark = f"{CONNECTIONS}={directory}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            # it has ended meanwhile, or belongs to another user
+            with contextlib.suppress(OSError):
+                marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                if marked and (entry / "comm").read_text().strip() != "conmon":
+                    found.append(int(entry.name))
+    return found
+
+
+def stop(processes: Iterable[Process], others: Callable[[], Iterable[int]] = tuple) -> None:
+    """End processes with their groups, and other processes, at once.
+
+    What does not end within GRACE_SECONDS is killed.
+    """
+
+    def signal_all(number: signal.Signals) -> None:
+        for end, pids in (
+            (os.killpg, [process.pid for process in processes]),
+            (os.kill, others()),
+        ):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    end(pid, number)
+
+    signal_all(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-            break
-    # The leader is gone; what it left behind in its group goes too.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+            process.wait(max(0.0, deadline - time.monotonic()))
+    while any(others()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    signal_all(signal.SIGKILL)
 
 
 def stop_all() -> None:
@@ -94,8 +144,7 @@ def stop_all() -> None:
     with lock:
         stopping.set()
         processes = list(running)
-    for process in processes:
-        stop(process)
+    stop(processes, marked_processes)
 
 
 def start(command: Words, file: BinaryIO, env: dict[str, str], directory: Path) -> Process:
@@ -133,11 +182,11 @@ def run(
         try:
             code = process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            stop(process)
+            stop([process])
             file.write(f"\nno end after {timeout_seconds:.0f} s\n".encode())
             code = 124
         except BaseException:
-            stop(process)
+            stop([process])
             raise
         finally:
             with lock:

@@ -85,32 +85,52 @@ def new_site(config: pytest.Config, directory: Path, inventory: Path) -> Site:
 
 
 @pytest.fixture(scope="session")
-def site_on(
+def new_host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, collections: Path
 ) -> Iterator[Callable[[str], Site]]:
+    """Starts a host, and gives a site for it with nothing deployed."""
+    prefix = request.config.getoption("--group")
+    groups: list[str] = []
+
+    def start(name: str) -> Site:
+        directory = tmp_path_factory.mktemp(name)
+        (directory / "ansible.cfg").write_text(collections_config(collections))
+        inventory = directory / "hosts.yml"
+        group = f"{prefix}-{name}"
+        lab.down(group)
+        # noted before it is there, so that a start that fails is cleaned up too
+        groups.append(group)
+        site = new_site(request.config, directory, inventory)
+        (site.host,) = lab.up(group, {name: IMAGES[name]}, inventory)
+        return site
+
+    try:
+        yield start
+    finally:
+        lab.down(*groups)
+
+
+@pytest.fixture(scope="session")
+def site_on(new_host: Callable[[str], Site]) -> Callable[[str], Site]:
     """Makes the site on a host, the first time with a new host and the blog on it."""
     sites: dict[str, Site] = {}
-    prefix = request.config.getoption("--group")
 
     def make(name: str) -> Site:
         if name not in sites:
-            directory = tmp_path_factory.mktemp(name)
-            (directory / "ansible.cfg").write_text(collections_config(collections))
-            inventory = directory / "hosts.yml"
-            lab.down(f"{prefix}-{name}")
-            # noted before it is there, so that a start that fails is cleaned up too
-            site = sites[name] = new_site(request.config, directory, inventory)
-            (site.host,) = lab.up(f"{prefix}-{name}", {name: IMAGES[name]}, inventory)
+            site = new_host(name)
             if isinstance(site, OwnAuthority):
                 site.certify()
             deploy_blog(site)
+            sites[name] = site
         return sites[name]
 
-    try:
-        yield make
-    finally:
-        for name in sites:
-            lab.down(f"{prefix}-{name}")
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_site(new_host: Callable[[str], Site]) -> Site:
+    """A host with nothing on it, where the kind of host does not matter."""
+    return new_host(FIRST)
 
 
 @pytest.fixture(scope="session", params=IMAGES)

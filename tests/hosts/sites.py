@@ -15,15 +15,13 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import programs
-import pytest
-from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOG = ROOT / "examples" / "blog"
@@ -275,14 +273,6 @@ class Site:
         return self.run(f'runuser -u postgres -- psql -d blog -Atc "{query}"').split()
 
 
-def with_repeats(values: Iterable[str], once: Collection[str]) -> list[ParameterSet | str]:
-    """The parameters of a test; those that are not in `once` are marked as repeats."""
-    return [
-        value if value in once else pytest.param(value, marks=pytest.mark.repeat)
-        for value in values
-    ]
-
-
 #: Where a host has the certificate of a site with OwnAuthority.
 CERTIFICATES = "/etc/ssl/blog"
 FILES: dict[str, Any] = {
@@ -355,6 +345,35 @@ def assert_only_serving_slot_runs(site: Site) -> None:
     assert [line.split()[0] for line in units.splitlines()] == expected
     wanted = site.run("ls /etc/systemd/system/multi-user.target.wants").split()
     assert [name for name in wanted if name.startswith("blog-")] == expected
+
+
+def assert_stored_once(result: Any, site: Site) -> None:
+    """No acknowledged POST was lost and none was done twice."""
+    ledger = result.ledger(site.stored_ids())
+    assert ledger.lost == []
+    assert ledger.doubled == []
+
+
+def until(question: Callable[[], bool], timeout_seconds: float) -> bool:
+    """Asks again and again until the answer is yes."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if question():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def property_of(site: Site, unit: str, name: str) -> str:
+    """One property of a unit."""
+    return site.run(f"systemctl show --value --property={name} {unit}").strip()
+
+
+def healthy(site: Site, instance: int) -> bool:
+    """Whether one instance answers over its own socket."""
+    socket = f"/run/asgi/blog/{site.slot()}/{instance}.sock"
+    command = f"curl -s -o /dev/null -w '%{{http_code}}' --max-time 2 --unix-socket {socket}"
+    return site.run(f"{command} http://localhost/healthz", check=False) == "200"
 
 
 def collections_config(collections: Path) -> str:

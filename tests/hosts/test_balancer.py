@@ -297,7 +297,6 @@ def fleet(
         lab.down(group)
 
 
-@pytest.mark.repeat
 def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
     """Also on the balancer."""
     assert fleet.all.deploy(BLOG).changed == 0
@@ -361,7 +360,6 @@ def test_a_release_that_fails_on_one_host_fails_no_request(fleet: Fleet) -> None
     fleet.until_asked(*WEB)
 
 
-@pytest.mark.repeat
 def test_two_hosts_at_a_time_leave_the_third(fleet: Fleet) -> None:
     """A batch of two: the balancer has one host to ask meanwhile."""
     with fleet.watched() as watch:

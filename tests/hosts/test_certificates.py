@@ -22,7 +22,7 @@ import collection
 import lab
 import programs
 import pytest
-from sites import ROOT, SECRET, Site, client, collections_config, with_repeats
+from sites import ROOT, SECRET, Site, client, collections_config
 
 HELLO = ROOT / "examples" / "hello"
 DOMAINS = {"http-01": "http.test", "tls-alpn-01": "tls.test", "dns-01": "wild.test"}
@@ -276,9 +276,7 @@ def provider(request: pytest.FixtureRequest, hello: Certified) -> str:
 
 
 #: What is alike with both.
-CADDY_FIRST = pytest.mark.parametrize(
-    "provider", with_repeats(("caddy", "traefik"), ("caddy",)), indirect=True
-)
+CADDY_FIRST = pytest.mark.parametrize("provider", ["caddy", "traefik"], indirect=True)
 
 
 def ask_by(hello: Certified, challenge: str) -> str:
@@ -320,7 +318,6 @@ def other_program(provider: str, directory: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.repeat
 def test_another_program_and_back_cost_a_restart(
     hello: Certified, provider: str, tmp_path: Path
 ) -> None:
@@ -584,7 +581,6 @@ def balancers(hello: Certified, tmp_path: Path) -> dict[str, Certified]:
     return found
 
 
-@pytest.mark.repeat
 @pytest.mark.parametrize("provider", ["traefik"], indirect=True)
 def test_two_balancers_have_a_certificate_each_of_one_name_by_dns(
     hello: Certified, balancers: dict[str, Certified], provider: str

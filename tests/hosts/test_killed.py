@@ -27,7 +27,6 @@ from sites import (
     ROOT,
     assert_only_serving_slot_runs,
     client,
-    with_repeats,
 )
 
 if TYPE_CHECKING:
@@ -206,7 +205,6 @@ def kill_between(site: Site, hook: str, version: Path, directory: Path, **variab
     playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
 
 
-@pytest.mark.repeat
 def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
     one_site: Site, tmp_path: Path
 ) -> None:
@@ -253,7 +251,7 @@ def held_build(one_site: Site) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "run",
-    [True, pytest.param(False, marks=pytest.mark.repeat)],
+    [True, False],
     ids=["run and module", "module"],
 )
 def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: bool) -> None:
@@ -346,7 +344,6 @@ def test_the_next_run_waits_for_a_migration_that_goes_on(one_site: Site, tmp_pat
     TABLE.append(("migration", "run and module", "old", "waited for it and rolled out"))
 
 
-@pytest.mark.repeat
 def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> None:
     """Its unit has noted that it succeeded."""
     before = one_site.serving()
@@ -367,7 +364,6 @@ def test_a_migration_that_ended_unwatched_is_not_run_again(one_site: Site) -> No
     TABLE.append(("migration", "module", "old", "did not migrate again"))
 
 
-@pytest.mark.repeat
 def test_another_release_waits_for_it_too(one_site: Site, tmp_path: Path) -> None:
     """A mended version is deployed at once: its migration begins when the first has ended."""
     kill_while_it_migrates(one_site, one_site.counted("then given up"), run=True)
@@ -461,7 +457,6 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
     return output
 
 
-@pytest.mark.repeat
 @pytest.mark.parametrize("step", ["prove its health", "stop the old slot"])
 def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> None:
     """The module needs no connection: one version serves, the next run has nothing to do."""
@@ -481,7 +476,6 @@ def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> 
     TABLE.append((step, "network", "new", "changed nothing"))
 
 
-@pytest.mark.repeat
 def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None) -> None:
     """The release is built when the network is back, and is not built again."""
     before = one_site.serving()
@@ -502,7 +496,7 @@ def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None
 # --- inside the rollout ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", with_repeats(STEPS, ("switch the proxy", "stop the old slot")))
+@pytest.mark.parametrize("step", STEPS)
 def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: str) -> None:
     """No request fails, one version serves, and the next run brings what was asked for."""
     before = one_site.serving()
@@ -527,7 +521,7 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: st
 
 @pytest.mark.parametrize(
     "step",
-    with_repeats(("prove its health", "confirm through the proxy"), ("confirm through the proxy",)),
+    ["prove its health", "confirm through the proxy"],
 )
 def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str) -> None:
     """Only the module dies (out of memory, by hand): the run itself puts things right."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sites import with_repeats
 
 if TYPE_CHECKING:
     from sites import Site
@@ -142,9 +141,7 @@ def test_a_second_run_waits_when_told_to(one_site: Site) -> None:
     assert lock_of(one_site) == {}
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.repeat)]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_lock_of_a_killed_run_is_taken_over(one_site: Site, number: signal.Signals) -> None:
     """The process is gone, which the controller sees; nobody has to do anything."""
     with paused(one_site, one_site.source) as first:
@@ -181,9 +178,7 @@ def test_what_cannot_be_proven_is_refused_until_somebody_says_so(one_site: Site)
     assert "was taken over from a run that has ended" in played.output
 
 
-@pytest.mark.parametrize(
-    "kind", with_repeats(("import_error", "startup_error", "migration_error"), ("startup_error",))
-)
+@pytest.mark.parametrize("kind", ["import_error", "startup_error", "migration_error"])
 def test_a_failed_run_gives_the_lock_back(one_site: Site, kind: str) -> None:
     """Wherever it has failed, the next run need not wait or take over."""
     one_site.deploy(one_site.variant(kind), expect=2)

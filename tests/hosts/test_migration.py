@@ -155,7 +155,6 @@ def healthy_unless_told(version: Path) -> Path:
     return version
 
 
-@pytest.mark.repeat
 def test_a_migration_is_not_run_again_after_a_failed_rollout(one_site: Site) -> None:
     """The same release, first with an environment in which it is not healthy, then a right one."""
     one_site.count_migrations()

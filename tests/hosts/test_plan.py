@@ -243,7 +243,6 @@ def test_status_tells_of_the_disk(one_site: Site) -> None:
     assert (disk["releases"], disk["releases_mebibytes"]) == (int(told[1]), int(told[2]))
 
 
-@pytest.mark.repeat
 def test_old_releases_go_but_never_what_is_needed(
     one_site: Site, tmp_path: Path, site_on: Callable[[str], Site]
 ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sites import DOMAIN, ROOT, Played, Site, with_repeats
+from sites import DOMAIN, ROOT, Played, Site
 
 HELLO = ROOT / "examples" / "hello"
 NAME = "hello-two"
@@ -145,7 +145,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**found, "main": git("rev-parse", "HEAD")}
 
 
-@pytest.mark.repeat
 def test_git_on_the_controller(second: Site, repository: dict[str, str]) -> None:
     """Branch and tag; what counts is the commit, so the commit itself changes nothing."""
     source: dict[str, Any] = {"git": repository["url"]}
@@ -210,7 +209,6 @@ def sha256(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-@pytest.mark.repeat
 def test_archive_from_a_url(second: Site, downloads: tuple[Path, str]) -> None:
     """With its checksum; another one is refused, as is a Python that nobody has provided."""
     directory, url = downloads
@@ -243,7 +241,6 @@ def test_archive_from_a_url(second: Site, downloads: tuple[Path, str]) -> None:
     assert "Salut from" in answer(second)
 
 
-@pytest.mark.repeat
 def test_wheel(second: Site, tmp_path: Path) -> None:
     """An app that is one file from a build, with what it needs from the index."""
     wheel = tmp_path / "hello_wheel-2.1-py3-none-any.whl"
@@ -261,7 +258,7 @@ def test_wheel(second: Site, tmp_path: Path) -> None:
     assert "Hej from" in answer(second)
 
 
-@pytest.mark.parametrize("installer", with_repeats(("uv", "pip"), ("uv",)))
+@pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_private_index_without_a_word_of_its_password(
     second: Site, tmp_path: Path, installer: str
 ) -> None:
@@ -343,7 +340,6 @@ def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-@pytest.mark.repeat
 def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site: Site) -> None:
     """Caddy reads the candidate aside; its words are the cause."""
     second.deploy(HELLO)
@@ -364,7 +360,6 @@ def served_certificate(site: Site) -> str:
     )
 
 
-@pytest.mark.repeat
 def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
     """Said before Caddy gets it: which file, and what is wrong with it."""
     second.deploy(HELLO)
@@ -392,7 +387,6 @@ def test_renewed_certificate_of_the_same_name_is_taken_up(second: Site) -> None:
     assert second.deploy(HELLO).changed == 0
 
 
-@pytest.mark.repeat
 def test_occupied_port_touches_nothing(second: Site, one_site: Site) -> None:
     """It is seen before Caddy would find out that it cannot listen."""
     second.run("systemd-run --quiet --unit=occupier python3 -m http.server 8444")
@@ -408,7 +402,6 @@ def test_occupied_port_touches_nothing(second: Site, one_site: Site) -> None:
     assert one_site.get("/healthz")["release"] == one_site.serving()
 
 
-@pytest.mark.repeat
 def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path) -> None:
     """Another Caddy than Debian's takes over both sites; one with another checksum does not."""
     checksum = hashlib.sha256(newest_caddy.read_bytes()).hexdigest()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
-import pytest
-from sites import SECRET, Site, given_up
+from sites import SECRET, Site, given_up, healthy, property_of, until
 
 #: What the blog needs no more than its sockets for: three instances, and beside them others.
 ALL_KINDS: dict[str, Any] = {
@@ -21,28 +19,6 @@ ALL_KINDS: dict[str, Any] = {
 #: Highest exposure with the network and with nothing but sockets, and that of others with a reason:
 #: Caddy has the ports of the host, and the watch, as root, does what a rollout does.
 EXPOSURES = {"blog": (1.1, 0.3), "caddy": (1.4, 1.4), "asgi-blog-watch": (2.3, 2.3)}
-
-
-def until(question: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Asks again and again until the answer is yes."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if question():
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def property_of(site: Site, unit: str, name: str) -> str:
-    """One property of a unit."""
-    return site.run(f"systemctl show --value --property={name} {unit}").strip()
-
-
-def healthy(site: Site, instance: int) -> bool:
-    """Whether one instance answers over its own socket."""
-    socket = f"/run/asgi/blog/{site.slot()}/{instance}.sock"
-    command = f"curl -s -o /dev/null -w '%{{http_code}}' --max-time 2 --unix-socket {socket}"
-    return site.run(f"{command} http://localhost/healthz", check=False) == "200"
 
 
 def assert_others_served(result: Any, in_flight_at_most: int) -> None:
@@ -212,7 +188,6 @@ def test_nobody_but_root_and_the_app_sees_a_secret(one_site: Site) -> None:
         assert SECRET not in told, command
 
 
-@pytest.mark.repeat
 def test_a_host_that_was_off_comes_up_with_what_it_had(one_site: Site) -> None:
     """The run without it fails before anything is touched; the next one brings it along."""
     release = one_site.serving()

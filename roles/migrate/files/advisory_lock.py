@@ -270,6 +270,17 @@ def take(session: Session, name: str, seconds: float) -> None:
     tell(f"has the lock {name!r} after {time.monotonic() - started:.1f} s")
 
 
+def accept_signals() -> None:
+    """Gives a new process the signals as a service of systemd has them: not ignored, not blocked.
+
+    What ignores SIGINT, such as a command that a shell runs in the background, hands that down, and
+    a shell cannot set a trap for it then.
+    """
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+
+
 def run(command: Sequence[str], session: Session, seconds: float) -> int:
     """Runs the command and returns its exit code; 128 and the number of a signal.
 
@@ -278,11 +289,7 @@ def run(command: Sequence[str], session: Session, seconds: float) -> int:
     """
     # none may end this program between the start of the command and the handlers
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    child = subprocess.Popen(
-        command,
-        pass_fds=[session.descriptor],
-        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED),
-    )
+    child = subprocess.Popen(command, pass_fds=[session.descriptor], preexec_fn=accept_signals)
     for number in FORWARDED:
         signal.signal(number, lambda number, _frame: child.send_signal(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)

@@ -91,8 +91,8 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # as systemd does: what a shell has started in the background ignores it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # as a shell does that starts it in the background: the program must not depend on it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
 
 
