@@ -108,6 +108,18 @@ def test_back_to_an_older_version_and_forth(site: Site) -> None:
         assert again.changed == 0
 
 
+def test_another_app_does_not_replace_the_package(site: Site) -> None:
+    """It is rejected before apt installs the version that it wants."""
+    site.play("asgi.deploy.site", asgi_proxy_caddy_version=NEWER)
+    installed = site.run("dpkg-query --show caddy")
+    other = {"asgi_app_name": "other", "asgi_proxy_domains": ["other.test"]}
+    rejected = site.play("asgi.deploy.site", expect=2, asgi_proxy_caddy_version=OLDER, **other)
+    assert "asgi_proxy_caddy_version" in rejected.output
+    assert "undone for probe" in " ".join(rejected.output.split())
+    assert site.run("dpkg-query --show caddy") == installed
+    assert running(site).startswith(NEWER)
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [

@@ -292,7 +292,7 @@ def test_a_task_keeps_the_rules(path: str, task: dict[str, Any]) -> None:
         ("app", "stage | Decide the release", [source.GIT_TIMEOUT_SECONDS]),
         (
             "proxy",
-            "caddy | Have Caddy check its configuration",
+            "caddy_configure | Have Caddy check its configuration",
             [caddy.VALIDATE_TIMEOUT_SECONDS, systemd.CALL_TIMEOUT_SECONDS],
         ),
         ("service", "conclude | Undo the rollout", [rollout.UNDO_WAIT_SECONDS]),

@@ -127,3 +127,12 @@ def test_stale_table_is_shown(
     assert docs.main() == 0
     assert TABLE in (role / "README.md").read_text()
     assert "| `granian` | `--interface` | set asgi_service_lifespan |" in servers.read_text()
+
+
+def test_the_proxy_role_says_of_http_3_what_was_seen() -> None:
+    """The table in docs/proxies.md is written by a run of the scenarios."""
+    lines = (ROOT / "docs" / "proxies.md").read_text(encoding="utf-8").splitlines()
+    (row,) = (line for line in lines if line.startswith("| HTTP/3 |"))
+    caddy, _upstreams, traefik = (cell.strip() for cell in row.strip("|").split("|")[1:])
+    readme = (ROOT / "roles" / "proxy" / "README.md").read_text(encoding="utf-8")
+    assert f"| HTTP/3 | {caddy} | {traefik} |" in readme

@@ -76,3 +76,10 @@ def role_tasks_of(role: str, name: str) -> list[dict[str, Any]]:
     path = ROLES / role / "tasks" / f"{name}.yml"
     found: list[dict[str, Any]] = _loader.load_from_file(str(path), trusted_as_template=True)
     return found
+
+
+def proxy_task(provider: str) -> dict[str, Any]:
+    """Returns the task that configures a proxy, untemplated."""
+    file = {"caddy": "caddy_configure", "traefik": "traefik"}[provider]
+    (task,) = [t for t in role_tasks_of("proxy", file) if "asgi.deploy.proxy_config" in t]
+    return task

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import masked, traefik
-from templates.render import fill, render, role_tasks_of
+from templates.render import fill, proxy_task, render, role_tasks_of
 from templates.scenarios import BALANCER, CERTIFICATES, SITES, TRAEFIK
 from templates.units import read_unit
 
@@ -40,7 +40,7 @@ def dynamic(**given: Any) -> dict[str, Any]:
 
 def test_a_host_gets_the_files_as_json_with_a_word_on_who_manages_them() -> None:
     """The driver reads them with no other module than Python's own."""
-    (task,) = [t for t in role_tasks_of("proxy", "traefik") if "asgi.deploy.proxy_config" in t]
+    task = proxy_task("traefik")
     files = {file["path"]: file["content"] for file in task["asgi.deploy.proxy_config"]["files"]}
     for path, expected in (
         ("/etc/traefik/traefik.yml", main_file()),
@@ -262,7 +262,7 @@ def test_the_port_of_an_app_follows_from_its_name() -> None:
 @pytest.mark.parametrize("kind", ["files", "acme"])
 def test_the_note_of_a_certificate_goes_with_it(provider: str, kind: str) -> None:
     """A rollout would render another file with it than the one that was put in place."""
-    (task,) = [t for t in role_tasks_of("proxy", provider) if "asgi.deploy.proxy_config" in t]
+    task = proxy_task(provider)
     given = {**TRAEFIK, "asgi_proxy_provider": provider, "asgi_proxy_certificate": kind}
     absent = fill("proxy", task["asgi.deploy.proxy_config"]["absent"], given)
     note = f"/etc/{provider}/sites/{given['asgi_app_name']}.certificate"
@@ -307,8 +307,7 @@ def test_the_key_of_an_acme_account_is_in_no_diff(provider: str, challenge: str)
         "asgi_proxy_acme_eab_key_id": "kid-1",
         "asgi_proxy_acme_eab_mac_key": "bWFjLXMzY3JldA",
     }
-    tasks = role_tasks_of("proxy", provider)
-    (task,) = [one for one in tasks if "asgi.deploy.proxy_config" in one]
+    task = proxy_task(provider)
     files = task["asgi.deploy.proxy_config"]["files"]
     texts = [fill("proxy", file["content"], given) for file in files]
     assert any("bWFjLXMzY3JldA" in text for text in texts)
@@ -333,8 +332,7 @@ def test_the_hash_of_a_password_is_in_no_diff(provider: str, kind: str, install:
         "asgi_proxy_caddy_install": install,
         "asgi_proxy_basic_auth": {"ann": digest},
     }
-    tasks = role_tasks_of("proxy", provider)
-    (task,) = [one for one in tasks if "asgi.deploy.proxy_config" in one]
+    task = proxy_task(provider)
     texts = [
         fill("proxy", file["content"], given) for file in task["asgi.deploy.proxy_config"]["files"]
     ]
@@ -372,12 +370,12 @@ def test_upstreams_archive_is_the_default(architecture: str, name: str) -> None:
 @pytest.mark.parametrize("provider", ["caddy", "traefik"])
 def test_what_a_dns_provider_reads_is_not_logged(provider: str) -> None:
     def hidden(**given: Any) -> Any:
-        tasks = role_tasks_of("proxy", provider)
-        (task,) = [one for one in tasks if "asgi.deploy.proxy_config" in one]
+        task = proxy_task(provider)
         return fill("proxy", task["no_log"], {**TRAEFIK, "asgi_proxy_provider": provider, **given})
 
     assert not hidden()
     assert hidden(asgi_proxy_acme_dns_environment={"CF_DNS_API_TOKEN": "t0ken"})
+    assert hidden(asgi_proxy_acme_dns_options={"api_token": "t0ken"})
     assert hidden(asgi_proxy_basic_auth={"ann": "$2y$10$x"})
     assert not hidden(asgi_proxy_basic_auth={"ann": "$2y$10$x"}, asgi_proxy_no_log=False)
 
@@ -425,7 +423,9 @@ def test_the_longer_path_wins_and_a_name_before_a_wildcard() -> None:
     below, deeper = priorities("/shop", "a.test"), priorities("/shop/new", "a.test")
     wildcard = priorities("/a/very/long/path", "*.test")
     for name in ("blog", "http", "redirect", "confirm"):
-        assert wildcard[name] < whole[name] < below[name] < deeper[name] or name == "redirect"
+        assert whole[name] < below[name] < deeper[name], name
+        # redirected names are no wildcards
+        assert wildcard[name] < whole[name] or name == "redirect"
     confirming = [one["confirm"] for one in (whole, below, deeper, wildcard)]
     assert len(set(confirming)) == 4
     assert min(confirming) > max(deeper["blog"], deeper["redirect"])

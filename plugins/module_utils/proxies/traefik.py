@@ -49,7 +49,7 @@ from .handover import (
     rival,
     take_over,
 )
-from .shared import told_of_shared
+from .shared import told_of_shared, undone
 from .switch import turn_switch
 
 if TYPE_CHECKING:
@@ -294,8 +294,10 @@ class Traefik:
         else:
             result["changed"] = bool(changed) or PENDING.exists() or not ready()
             result["action"] = action_for(changed) if result["changed"] else ""
+        warnings += of_other_sites(before, files, site_file(layout.name))
         shared = [path for path in (MAIN_FILE, ENVIRONMENT_FILE) if path in changed]
-        warnings += told_of_shared([path for path in shared if before[path]], others)
+        foreign = [name for name in others if not site_file(name).exists()]
+        warnings += told_of_shared([path for path in shared if before[path]], foreign)
         if check_mode or not result["changed"]:
             return result
         if not other:
@@ -314,6 +316,23 @@ class Traefik:
         else:
             install(before, changed, lambda: wait_until_in_use(site["name"], service))
         return result
+
+
+def of_other_sites(
+    before: Mapping[Path, str | None], files: Mapping[Path, str], own: Path
+) -> list[str]:
+    """Checks what a deploy would change for the other sites of the host.
+
+    Returns:
+        A warning for each variable that has yet to be set alike for other sites.
+
+    Raises:
+        DeployError: It would undo what another site has set.
+    """
+    texts = {path.stem: read_text(path) or "" for path in SITES.glob("*.json") if path != own}
+    # an app that has moved to another proxy has a site here, but no file
+    others = {name: text for name, text in texts.items() if Path(parse(text)["file"]).exists()}
+    return undone((before[MAIN_FILE], files[MAIN_FILE]), (before[own], files[own]), others)
 
 
 def action_for(changed: Iterable[Path]) -> str:
