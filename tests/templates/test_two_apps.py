@@ -102,9 +102,9 @@ def test_an_app_does_not_undo_what_another_has_set_for_the_host(
     host.install("blog", first)
     with pytest.raises(
         DeployError, match=rf"{variable}: .* undone for blog\. Set it alike"
-    ) as told:
+    ) as error:
         host.configure("shop", second)
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(error.value)
     assert TOKEN not in host.text()
     # what is set alike is accepted, and so is a change by the app itself
     host.configure("shop", first)
@@ -114,9 +114,9 @@ def test_an_app_does_not_undo_what_another_has_set_for_the_host(
 def test_a_setting_of_the_host_can_be_changed_app_by_app(host: Host) -> None:
     for app in ("blog", "shop"):
         host.install(app, {})
-    (told,) = host.configure("blog", {"asgi_proxy_http3": False})
-    assert told.startswith("asgi_proxy_http3: false")
-    assert "set it alike for shop" in told
+    (warning,) = host.configure("blog", {"asgi_proxy_http3": False})
+    assert warning.startswith("asgi_proxy_http3: false")
+    assert "set it alike for shop" in warning
     host.install("blog", {"asgi_proxy_http3": False})
     assert host.configure("shop", {"asgi_proxy_http3": False}) == []
 
