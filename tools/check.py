@@ -153,6 +153,7 @@ def clean_up(connections: Path, groups: set[str]) -> None:
         subprocess.run(words, capture_output=True, check=False)
     if groups and lab.find_program("podman"):
         lab.down(*(groups & set(lab.all_groups())))
+        lab.remove_interrupted_builds()
 
 
 def table(results: Iterable[Result]) -> str:

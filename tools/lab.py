@@ -247,11 +247,15 @@ def podman(
 
 
 @contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Keep two runs of this tool from building one image or choosing one address twice."""
+def locked(*, wait: bool = True) -> Iterator[None]:
+    """Keep two runs of this tool from building one image or choosing one address twice.
+
+    Raises:
+        BlockingIOError: Another one has the lock, and we are not to wait.
+    """
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w", encoding="ascii") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
@@ -331,6 +335,24 @@ def recipe_hash(suite: str, script: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
+def build_directory(image: str) -> Path:
+    """Where this checkout builds an image: mmdebstrap changes to a user who must get there."""
+    checkout = hashlib.sha256(str(STATE).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"{PREFIX}-{checkout}-{image}"
+
+
+def remove_builds(*images: str) -> None:
+    """Remove the files of builds, also of those that were interrupted; only under the lock."""
+    directories = [str(build_directory(image)) for image in images]
+    run(as_root(["rm", "--recursive", "--force", "--one-file-system", *directories]))
+
+
+def remove_interrupted_builds() -> None:
+    """Remove what a build left that was interrupted, unless another run builds now."""
+    with contextlib.suppress(BlockingIOError), locked(wait=False):
+        remove_builds(*SUITES)
+
+
 def ensure_image(image: str) -> None:
     """Build the image unless podman has it in this very recipe."""
     suite = SUITES[image]
@@ -349,35 +371,33 @@ def ensure_image(image: str) -> None:
         return
     started = time.monotonic()
     say(f"{image}: building the image, about a minute")
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}-") as directory:
-        hook = Path(directory) / "customize"
-        hook.write_text(script)
-        hook.chmod(0o755)
-        # mmdebstrap may change to another user, who must be able to read the script.
-        Path(directory).chmod(0o755)
-        archive = Path(directory) / "root.tar"
-        options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        run(
-            as_root(
-                [
-                    "mmdebstrap",
-                    *options,
-                    f"--customize-hook={hook}",
-                    "--format=tar",
-                    suite,
-                    str(archive),
-                ]
-            ),
-            timeout_seconds=900,
-        )
-        changes = ["CMD /sbin/init", "STOPSIGNAL SIGRTMIN+3", f"LABEL {RECIPE_LABEL}={recipe}"]
-        podman(
-            "import",
-            *(f"--change={change}" for change in changes),
-            str(archive),
-            f"{name}:latest",
-            timeout_seconds=300,
-        )
+    directory = build_directory(image)
+    remove_builds(image)
+    directory.mkdir(mode=0o755)
+    hook = directory / "customize"
+    hook.write_text(script)
+    hook.chmod(0o755)
+    archive = directory / "root.tar"
+    # What is mounted while an image is built ends with this program, however it ends.
+    run(
+        as_root(
+            [
+                *("unshare", "--mount", "env", f"TMPDIR={directory}", "mmdebstrap"),
+                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
+                *(f"--customize-hook={hook}", "--format=tar", suite, str(archive)),
+            ]
+        ),
+        timeout_seconds=900,
+    )
+    changes = ["CMD /sbin/init", "STOPSIGNAL SIGRTMIN+3", f"LABEL {RECIPE_LABEL}={recipe}"]
+    podman(
+        "import",
+        *(f"--change={change}" for change in changes),
+        str(archive),
+        f"{name}:latest",
+        timeout_seconds=300,
+    )
+    remove_builds(image)
     podman("image", "prune", "--force", f"--filter=label={RECIPE_LABEL}", check=False)
     say(f"{image}: image built in {time.monotonic() - started:.0f} s")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shlex
+import tempfile
 from pathlib import Path
 
 import lab
@@ -139,3 +140,21 @@ def test_host_is_read_from_podmans_list() -> None:
 def test_a_host_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):
         lab.parser().parse_args(["up", "demo", text])
+
+
+def test_an_interrupted_build_is_removed_unless_another_run_builds_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "STATE", tmp_path / "lab")
+    monkeypatch.setattr(lab, "as_root", list)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = lab.build_directory("debian12")
+    assert directory.parent == tmp_path
+    (directory / "root" / "etc").mkdir(parents=True)
+    with lab.locked():
+        lab.remove_interrupted_builds()
+        assert directory.is_dir()
+    lab.remove_interrupted_builds()
+    assert not directory.exists()
+    # nothing is left to remove
+    lab.remove_interrupted_builds()
