@@ -131,9 +131,9 @@ def run_steps(wanted: Sequence[tiers.Step], workers: int, verbose: bool) -> list
 
 
 def remember(result: Result, before: Mapping[str, str]) -> None:
-    """Record that a step has passed, unless its files were changed meanwhile."""
+    """Record that a step has passed, unless its files are not known or were changed meanwhile."""
     digest = record.digest(before, result.step.inputs)
-    if digest == record.digest(record.checksums(), result.step.inputs):
+    if before and digest == record.digest(record.checksums(), result.step.inputs):
         now = datetime.datetime.now(datetime.UTC)
         entry = {
             "digest": digest,

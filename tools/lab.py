@@ -353,11 +353,39 @@ def remove_interrupted_builds() -> None:
         remove_builds(*SUITES)
 
 
+def build_image(image: str, recipe: str, script: str) -> None:
+    """Make a root directory of Debian's packages and import it."""
+    directory = build_directory(image)
+    directory.mkdir(mode=0o755)
+    hook = directory / "customize"
+    hook.write_text(script)
+    hook.chmod(0o755)
+    archive = directory / "root.tar"
+    # What is mounted while an image is built ends with this program, however it ends.
+    run(
+        as_root(
+            [
+                *("unshare", "--mount", "env", f"TMPDIR={directory}", "mmdebstrap"),
+                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
+                *(f"--customize-hook={hook}", "--format=tar", SUITES[image], str(archive)),
+            ]
+        ),
+        timeout_seconds=900,
+    )
+    changes = ["CMD /sbin/init", "STOPSIGNAL SIGRTMIN+3", f"LABEL {RECIPE_LABEL}={recipe}"]
+    podman(
+        "import",
+        *(f"--change={change}" for change in changes),
+        str(archive),
+        f"{image_name(image)}:latest",
+        timeout_seconds=300,
+    )
+
+
 def ensure_image(image: str) -> None:
     """Build the image unless podman has it in this very recipe."""
-    suite = SUITES[image]
     script = image_script(machine_authorities())
-    recipe = recipe_hash(suite, script)
+    recipe = recipe_hash(SUITES[image], script)
     name = image_name(image)
     label = podman(
         "image",
@@ -371,33 +399,11 @@ def ensure_image(image: str) -> None:
         return
     started = time.monotonic()
     say(f"{image}: building the image, about a minute")
-    directory = build_directory(image)
     remove_builds(image)
-    directory.mkdir(mode=0o755)
-    hook = directory / "customize"
-    hook.write_text(script)
-    hook.chmod(0o755)
-    archive = directory / "root.tar"
-    # What is mounted while an image is built ends with this program, however it ends.
-    run(
-        as_root(
-            [
-                *("unshare", "--mount", "env", f"TMPDIR={directory}", "mmdebstrap"),
-                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                *(f"--customize-hook={hook}", "--format=tar", suite, str(archive)),
-            ]
-        ),
-        timeout_seconds=900,
-    )
-    changes = ["CMD /sbin/init", "STOPSIGNAL SIGRTMIN+3", f"LABEL {RECIPE_LABEL}={recipe}"]
-    podman(
-        "import",
-        *(f"--change={change}" for change in changes),
-        str(archive),
-        f"{name}:latest",
-        timeout_seconds=300,
-    )
-    remove_builds(image)
+    try:
+        build_image(image, recipe, script)
+    finally:
+        remove_builds(image)
     podman("image", "prune", "--force", f"--filter=label={RECIPE_LABEL}", check=False)
     say(f"{image}: image built in {time.monotonic() - started:.0f} s")
 

@@ -15,14 +15,12 @@ import re
 import shutil
 import socket
 import ssl
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lab
 import pytest
-from sites import CA_FILE, ROOT, Site, client, collections_config
+from sites import CA_FILE, ROOT, Site, client, collections_config, until
 
 SCENARIO = Path(__file__).resolve().parent
 SOURCE = ROOT / "examples" / "django"
@@ -124,16 +122,6 @@ async def received(opened: Any) -> dict[str, Any]:
     _kind, text = await asyncio.wait_for(opened.receive(), DEADLINE_SECONDS)
     message: dict[str, Any] = json.loads(text)
     return message
-
-
-def until(true: Callable[[], bool]) -> bool:
-    """Waits until something is true; says whether it became so."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @pytest.fixture(scope="module")

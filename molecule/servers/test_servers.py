@@ -15,14 +15,14 @@ import os
 import shutil
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lab
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
-from sites import CA_FILE, ROOT, Played, Site, client, collections_config
+from sites import CA_FILE, ROOT, Played, Site, client, collections_config, until
 
 import docs
 
@@ -200,16 +200,6 @@ def seen_by_the_app(body: str) -> dict[str, Any]:
     """The JSON in an answer, which may be in chunks."""
     found: dict[str, Any] = json.loads(body[body.index("{") : body.rindex("}") + 1])
     return found
-
-
-def until(question: Callable[[], bool], timeout_seconds: float = 60) -> bool:
-    """Asks again and again until the answer is yes."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        if question():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture(scope="module")

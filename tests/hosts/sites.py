@@ -354,7 +354,7 @@ def assert_stored_once(result: Any, site: Site) -> None:
     assert ledger.doubled == []
 
 
-def until(question: Callable[[], bool], timeout_seconds: float) -> bool:
+def until(question: Callable[[], bool], timeout_seconds: float = 60) -> bool:
     """Asks again and again until the answer is yes."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:

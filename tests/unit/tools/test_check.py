@@ -176,3 +176,26 @@ def test_the_table_has_the_longest_step_first() -> None:
         ["slow", "61"],
         ["quick", "2"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "recorded"),
+    [
+        ({"a": "1"}, {"a": "1"}, ["quick"]),
+        ({"a": "1"}, {"a": "2"}, []),
+        # no checkout of git
+        ({}, {}, []),
+    ],
+)
+def test_a_step_is_recorded_only_for_files_that_stayed_the_same(
+    before: dict[str, str],
+    after: dict[str, str],
+    recorded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(check.record, "checksums", lambda: after)
+    monkeypatch.setattr(check.record, "write", lambda step, _entry: written.append(step))
+    step = tiers.Step("quick", "unit", lambda log: tiers.Outcome())
+    check.remember(check.Result(step, tiers.Outcome(1), 2.0), before)
+    assert written == recorded

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import record
-import steps
 
 FILES = {
     "README.md": "read me",
@@ -40,9 +39,11 @@ def test_a_removed_file_does_not_count(checkout: Path) -> None:
     assert "README.md" not in record.checksums(checkout)
 
 
-def test_without_git_the_files_are_not_known(tmp_path: Path) -> None:
-    with pytest.raises(steps.StepFailed, match="git ls-files"):
-        record.checksums(tmp_path)
+def test_without_git_no_file_is_known_and_every_step_is_due(tmp_path: Path) -> None:
+    sums = record.checksums(tmp_path)
+    assert sums == {}
+    passed = {"lint": {"digest": record.digest({"a": "1"}, ("",)), "date": "2026-01-02"}}
+    assert set(record.due([("lint", ("",))], sums, passed)) == {"lint"}
 
 
 @pytest.mark.parametrize(
