@@ -28,6 +28,9 @@ molecule:  ## Only the Molecule scenarios
 host-tests:  ## Only the tests of releases, failures and reboots on real hosts
 	@$(PYTHON) tools/check.py hosts
 
+bench:  ## What a deploy costs, as ratios to an empty play; on a machine with nothing else to do
+	@tools/bootstrap.sh --lab && .venv/bin/python bench/deploy.py
+
 tls-scan:  ## Scan the TLS of each proxy with testssl.sh, and compare with docs/tls.md
 	@$(PYTHON) tools/tls_scan.py
 
@@ -36,4 +39,4 @@ clean: demo-clean  ## Remove everything that was made here
 	@rm -rf .ansible .cache .venv tests/output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clean test test-all lint unit molecule host-tests tls-scan clean
+.PHONY: help demo demo-clean test test-all lint unit molecule host-tests bench tls-scan clean

@@ -6,8 +6,9 @@
     tools/lab.py down demo
 
 The hosts of a group share a network of their own, in which they know each other by name. Their
-images are made here from Debian's packages, so no image registry is needed. What this machine can
-do (cgroup version, resource limits, local certificate authorities) is detected, not assumed.
+images are made here from Debian's packages, so no image registry is needed. Those with `-prepared`
+have what tests need beside the collection, and no sources of apt. What this machine can do (cgroup
+version, resource limits, local certificate authorities) is detected, not assumed.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ PREFIX = "asgi-lab"
 LABEL = "asgi.deploy.lab"
 RECIPE_LABEL = "asgi.deploy.lab.recipe"
 
-SUITES = {"debian12": "bookworm", "debian13": "trixie"}
-
 # What a freshly installed Debian server has. Anything that the collection must install itself
 # (python3-venv, git, a proxy, a database) stays out, or a missing step would go unnoticed.
 PACKAGES = (
@@ -68,6 +67,44 @@ PACKAGES = (
     "curl",
     "procps",
 )
+
+# What is not under test, so that no test waits for it: what an app and its proxy need, its database
+# and queue, an ACME authority, a name server. What a first deploy on a bare host installs is proven
+# on the images without.
+PREPARED = (
+    "python3-venv",
+    "git",
+    "caddy",
+    "postgresql",
+    "redis-server",
+    "openssl",
+    "pebble",
+    "bind9",
+    "bind9-dnsutils",
+)
+#: The services of these packages: a host starts those that a test or the collection starts.
+PREPARED_UNITS = ("caddy", "postgresql", "redis-server", "named")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a host is made from: a suite of Debian, plain or with PREPARED."""
+
+    suite: str
+    prepared: bool = False
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that it has."""
+        return PACKAGES + PREPARED if self.prepared else PACKAGES
+
+
+IMAGES = {
+    "debian12": Image("bookworm"),
+    "debian13": Image("trixie"),
+    "debian12-prepared": Image("bookworm", prepared=True),
+    "debian13-prepared": Image("trixie", prepared=True),
+}
 
 # What is mounted for a service must be seen there: systemd makes `/` shared when it boots a
 # machine, but not a container, where credentials (`LoadCredential=`) stay empty without it.
@@ -300,7 +337,7 @@ def image_name(image: str) -> str:
     return f"localhost/{PREFIX}-{image}"
 
 
-def image_script(authorities: Sequence[str]) -> str:
+def image_script(authorities: Sequence[str], *, prepared: bool = False) -> str:
     """The shell script that turns a minimal Debian below $1 into a lab image."""
     files = dict(FILES)
     for number, pem in enumerate(authorities):
@@ -326,12 +363,18 @@ def image_script(authorities: Sequence[str]) -> str:
     ]
     if authorities:
         lines.append('chroot "$root" update-ca-certificates')
+    if prepared:
+        lines += [
+            *(f'systemctl --root="$root" disable {unit}.service' for unit in PREPARED_UNITS),
+            # Without sources apt updates its lists in no time, and has what a test needs or fails.
+            'rm -rf "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/*',
+        ]
     return "\n".join(lines) + "\n"
 
 
-def recipe_hash(suite: str, script: str) -> str:
+def recipe_hash(image: Image, script: str) -> str:
     """What an image is made of, as a short hash: another recipe needs another image."""
-    recipe = json.dumps([suite, PACKAGES, script])
+    recipe = json.dumps([image.suite, image.packages, script])
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
@@ -350,12 +393,13 @@ def remove_builds(*images: str) -> None:
 def remove_interrupted_builds() -> None:
     """Remove what a build left that was interrupted, unless another run builds now."""
     with contextlib.suppress(BlockingIOError), locked(wait=False):
-        remove_builds(*SUITES)
+        remove_builds(*IMAGES)
 
 
-def build_image(image: str, recipe: str, script: str) -> None:
+def build_image(name: str, recipe: str, script: str) -> None:
     """Make a root directory of Debian's packages and import it."""
-    directory = build_directory(image)
+    image = IMAGES[name]
+    directory = build_directory(name)
     directory.mkdir(mode=0o755)
     hook = directory / "customize"
     hook.write_text(script)
@@ -366,8 +410,8 @@ def build_image(image: str, recipe: str, script: str) -> None:
         as_root(
             [
                 *("unshare", "--mount", "env", f"TMPDIR={directory}", "mmdebstrap"),
-                *("--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                *(f"--customize-hook={hook}", "--format=tar", SUITES[image], str(archive)),
+                *("--variant=minbase", f"--include={','.join(image.packages)}"),
+                *(f"--customize-hook={hook}", "--format=tar", image.suite, str(archive)),
             ]
         ),
         timeout_seconds=900,
@@ -377,35 +421,35 @@ def build_image(image: str, recipe: str, script: str) -> None:
         "import",
         *(f"--change={change}" for change in changes),
         str(archive),
-        f"{image_name(image)}:latest",
+        f"{image_name(name)}:latest",
         timeout_seconds=300,
     )
 
 
-def ensure_image(image: str) -> None:
+def ensure_image(name: str) -> None:
     """Build the image unless podman has it in this very recipe."""
-    script = image_script(machine_authorities())
-    recipe = recipe_hash(SUITES[image], script)
-    name = image_name(image)
+    image = IMAGES[name]
+    script = image_script(machine_authorities(), prepared=image.prepared)
+    recipe = recipe_hash(image, script)
     label = podman(
         "image",
         "inspect",
         "--format",
         f'{{{{ index .Labels "{RECIPE_LABEL}" }}}}',
-        name,
+        image_name(name),
         check=False,
     )
     if label.returncode == 0 and label.stdout.strip() == recipe:
         return
     started = time.monotonic()
-    say(f"{image}: building the image, about a minute")
-    remove_builds(image)
+    say(f"{name}: building the image, about a minute")
+    remove_builds(name)
     try:
-        build_image(image, recipe, script)
+        build_image(name, recipe, script)
     finally:
-        remove_builds(image)
+        remove_builds(name)
     podman("image", "prune", "--force", f"--filter=label={RECIPE_LABEL}", check=False)
-    say(f"{image}: image built in {time.monotonic() - started:.0f} s")
+    say(f"{name}: image built in {time.monotonic() - started:.0f} s")
 
 
 # --- hosts ----------------------------------------------------------------------------------------
@@ -722,8 +766,9 @@ def down(*groups: str) -> None:
     hosts = [host for host in hosts_of() if host.group in groups]
     if hosts:
         podman("rm", "--force", "--time=0", "--volumes", *(host.container for host in hosts))
+    if groups:
+        podman("network", "rm", "--force", *map(network_name, groups), check=False)
     for group in groups:
-        podman("network", "rm", "--force", network_name(group), check=False)
         shutil.rmtree(STATE / group, ignore_errors=True)
         say(f"{group}: {sum(host.group == group for host in hosts)} hosts removed")
 
@@ -756,9 +801,9 @@ HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 def host_and_image(text: str) -> tuple[str, str]:
     """Read HOST=IMAGE."""
     name, _, image = text.partition("=")
-    if not HOST_NAME.fullmatch(name) or image not in SUITES:
+    if not HOST_NAME.fullmatch(name) or image not in IMAGES:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: wanted HOST=IMAGE, IMAGE one of {', '.join(SUITES)}"
+            f"{text!r}: wanted HOST=IMAGE, IMAGE one of {', '.join(IMAGES)}"
         )
     return name, image
 

@@ -16,6 +16,7 @@ from sites import (
     FILES,
     FIRST,
     IMAGES,
+    PLAIN,
     ROOT,
     VARIABLES,
     OwnAuthority,
@@ -87,12 +88,12 @@ def new_site(config: pytest.Config, directory: Path, inventory: Path) -> Site:
 @pytest.fixture(scope="session")
 def new_host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, collections: Path
-) -> Iterator[Callable[[str], Site]]:
-    """Starts a host, and gives a site for it with nothing deployed."""
+) -> Iterator[Callable[[str, str], Site]]:
+    """Starts a host with an image, and gives a site for it with nothing deployed."""
     prefix = request.config.getoption("--group")
     groups: list[str] = []
 
-    def start(name: str) -> Site:
+    def start(name: str, image: str) -> Site:
         directory = tmp_path_factory.mktemp(name)
         (directory / "ansible.cfg").write_text(collections_config(collections))
         inventory = directory / "hosts.yml"
@@ -101,7 +102,7 @@ def new_host(
         # noted before it is there, so that a start that fails is cleaned up too
         groups.append(group)
         site = new_site(request.config, directory, inventory)
-        (site.host,) = lab.up(group, {name: IMAGES[name]}, inventory)
+        (site.host,) = lab.up(group, {name: image}, inventory)
         return site
 
     try:
@@ -111,13 +112,13 @@ def new_host(
 
 
 @pytest.fixture(scope="session")
-def site_on(new_host: Callable[[str], Site]) -> Callable[[str], Site]:
+def site_on(new_host: Callable[[str, str], Site]) -> Callable[[str], Site]:
     """Makes the site on a host, the first time with a new host and the blog on it."""
     sites: dict[str, Site] = {}
 
     def make(name: str) -> Site:
         if name not in sites:
-            site = new_host(name)
+            site = new_host(name, IMAGES[name])
             if isinstance(site, OwnAuthority):
                 site.certify()
             deploy_blog(site)
@@ -128,9 +129,9 @@ def site_on(new_host: Callable[[str], Site]) -> Callable[[str], Site]:
 
 
 @pytest.fixture(scope="session")
-def empty_site(new_host: Callable[[str], Site]) -> Site:
-    """A host with nothing on it, where the kind of host does not matter."""
-    return new_host(FIRST)
+def bare_site(new_host: Callable[[str, str], Site]) -> Site:
+    """A host as Debian's installer leaves it."""
+    return new_host(FIRST, PLAIN)
 
 
 @pytest.fixture(scope="session", params=IMAGES)

@@ -23,9 +23,9 @@ import programs
 import pytest
 from sites import BLOG, DOMAIN, ROOT, VARIABLES, Site, collections_config, variants
 
-IMAGES = {"one": "debian12", "two": "debian12", "three": "debian13"}
+IMAGES = {"one": "debian12-prepared", "two": "debian12-prepared", "three": "debian13-prepared"}
 #: The first with Caddy, the second with Traefik.
-BALANCERS = {"front": "debian12", "second": "debian13"}
+BALANCERS = {"front": "debian12-prepared", "second": "debian13-prepared"}
 WEB = ("one", "two", "three")
 #: The other app hosts have Debian's Caddy.
 WITH_TRAEFIK = "three"

@@ -22,7 +22,7 @@ import collection
 import lab
 import programs
 import pytest
-from sites import ROOT, SECRET, Site, client, collections_config
+from sites import ROOT, SECRET, Site, answered, client, collections_config
 
 HELLO = ROOT / "examples" / "hello"
 DOMAINS = {"http-01": "http.test", "tls-alpn-01": "tls.test", "dns-01": "wild.test"}
@@ -87,7 +87,6 @@ BUILD_SECONDS = 1800
 LIFETIME_MINUTES = 2
 RENEWAL_SECONDS = 300
 FIRST_SECONDS = 180
-RESTART_SECONDS = 30
 ROOTS = "/etc/pebble/roots.pem"
 UNIT = """
 [Service]
@@ -286,7 +285,7 @@ def ask_by(hello: Certified, challenge: str) -> str:
         asgi_proxy_acme_challenge=challenge,
         asgi_proxy_acme_directory_url=f"https://localhost:{AUTHORITIES[challenge]['door']}/dir",
     )
-    hello.deploy()
+    hello.role("proxy")
     return hello.wait_for_certificate(DOMAINS[challenge], FIRST_SECONDS)
 
 
@@ -300,6 +299,7 @@ def assert_nothing_failed(result: Any, name: str) -> None:
 def test_a_certificate_by_http_01(hello: Certified, provider: str) -> None:
     """Its authority can ask on port 80 only; the client trusts nobody but that."""
     ask_by(hello, "http-01")
+    hello.deploy()
     assert hello.deploy().changed == 0, provider
 
 
@@ -327,12 +327,11 @@ def test_another_program_and_back_cost_a_restart(
     first = hello.run(f"readlink /proc/$({pid})/exe")
     for name, variables in (("another", other_program(provider, tmp_path)), ("back", {})):
         with hello.visitors(domain) as load:
-            hello.deploy(**variables)
+            hello.role("proxy", **variables)
             # the program that came serves for a while too
-            time.sleep(2)
+            assert answered(load)
             result = load.stop()
         print(f"measured: {provider}, {name}: {result.report().splitlines()[0]} {result.causes}")
-        assert result.longest_gap_seconds < RESTART_SECONDS, result.report()
         assert result.failed < result.ok, result.report()
         serving = hello.run(f"readlink /proc/$({pid})/exe")
         assert (serving == first) is (name == "back")
@@ -347,7 +346,7 @@ def test_a_certificate_by_tls_alpn_01_is_renewed_under_load(
     with hello.visitors(domain) as load:
         hello.wait_for_certificate(domain, RENEWAL_SECONDS, former=first)
         # the new one serves for a while too
-        time.sleep(2)
+        assert answered(load)
         result = load.stop()
     assert_nothing_failed(result, f"renewal with {provider}")
 
@@ -451,7 +450,7 @@ def test_a_mistake_is_refused_and_the_site_not_touched(
     before = installed(hello, provider)
     try:
         with hello.visitors(DOMAINS["tls-alpn-01"]) as load:
-            played = hello.deploy(expect=2, **variables)
+            played = hello.role("proxy", expect=2, **variables)
             result = load.stop()
     finally:
         hello.run(
@@ -468,7 +467,7 @@ def test_a_mistake_is_refused_and_the_site_not_touched(
 @CADDY_FIRST
 def test_after_all_mistakes_nothing_is_to_be_mended(hello: Certified, provider: str) -> None:
     """The deploy that was good before finds everything as it left it."""
-    assert hello.deploy().changed == 0, provider
+    assert hello.role("proxy").changed == 0, provider
 
 
 def installed(site: Site, provider: str) -> str:
@@ -517,13 +516,13 @@ def test_a_wildcard_by_dns_01(hello: Certified, provider: str) -> None:
     }
     if provider == "caddy":
         before = installed(hello, provider)
-        refused = hello.deploy(expect=2, **variables)
+        refused = hello.role("proxy", expect=2, **variables)
         assert "/usr/bin/caddy list-modules tells which providers" in refused.output
         assert installed(hello, provider) == before
         take_built_caddy(hello)
-    hello.deploy(**variables)
+    hello.role("proxy", **variables)
     assert hello.wait_for_certificate(f"any.{domain}", FIRST_SECONDS)
-    assert hello.deploy(**variables).changed == 0
+    assert hello.role("proxy", **variables).changed == 0
     keeps = {"caddy": "sites/hello.caddy", "traefik": "environment"}[provider]
     mode = hello.run(f"stat --format '%a %U %G' /etc/{provider}/{keeps}").strip()
     assert mode == f"640 root {provider}"
@@ -598,7 +597,7 @@ def test_two_balancers_have_a_certificate_each_of_one_name_by_dns(
     for name, site in balancers.items():
         site.wait_until_served(domain)
         with site.visitors(domain) as load:
-            time.sleep(3)
+            assert all(answered(load) for _number in range(10))
             result = load.stop()
         assert_nothing_failed(result, f"balancer {name} with a certificate by DNS")
     assert everywhere.play(playbook, asgi_proxy_domains=[domain]).changed == 0

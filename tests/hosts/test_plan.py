@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lab
 import pytest
-from sites import BLOG, IMAGES, SECRET, VARIABLES, Site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+from sites import SECRET, VARIABLES, Played, Site, plan_of
 
 #: All that the collection writes to on a host.
 WATCHED = "/srv/blog /etc/asgi /etc/systemd/system /etc/caddy /var/lib/asgi /var/cache/asgi /opt"
@@ -39,26 +34,13 @@ def written(site: Site) -> str:
     return site.run(f"{names}; {units}; cat /etc/passwd; dpkg-query --show")
 
 
-def check(site: Site, playbook: str, *, expect: int = 0, **variables: Any) -> list[str]:
-    """Plays in check mode with diffs, sees that nothing was written, and returns the output."""
+def check(site: Site, playbook: str, *, expect: int = 0, **variables: Any) -> Played:
+    """Plays in check mode with diffs, and sees that nothing was written."""
     before = written(site)
     played = site.play(playbook, "--check", "--diff", expect=expect, **variables)
     assert written(site) == before
     assert SECRET not in site.run("journalctl --no-pager --output=cat")
-    return played.output.splitlines()
-
-
-def plan_of(lines: list[str]) -> dict[str, str]:
-    """The parts of the plan by their names; what it is of is under `head`."""
-    found = [line.strip().strip(",").strip('"') for line in lines]
-    start = next(n for n, line in enumerate(found) if re.match(r"\w+: .*slot (blue|green)", line))
-    parts = {"head": found[start]}
-    for line in found[start + 1 :]:
-        if line == "]":
-            break
-        name, _colon, text = line.partition(": ")
-        parts[name] = text
-    return parts
+    return played
 
 
 def test_a_deploy_with_nothing_to_do(one_site: Site) -> None:
@@ -89,8 +71,8 @@ def test_a_deploy_that_changes_everything(one_site: Site) -> None:
         "asgi_service_memory_max": "300M",
         "asgi_proxy_domains": [*VARIABLES["asgi_proxy_domains"], "www.blog.test"],
     }
-    lines = check(one_site, "asgi.deploy.site", **changes)
-    plan = plan_of(lines)
+    planned = check(one_site, "asgi.deploy.site", **changes)
+    plan = plan_of(planned)
     release = plan["head"].split(" -> ")[1].split()[0]
     assert plan["head"] == (
         f"{one_site.host.name}: {before} in slot {slot} -> {release} in slot {other}"
@@ -111,7 +93,7 @@ def test_a_deploy_that_changes_everything(one_site: Site) -> None:
     assert plan["services"].startswith(
         f"start slot {other}, then stop slot {slot}: 2 instances, at most 30 s"
     )
-    output = "\n".join(lines)
+    output = planned.output
     for text in (
         f"--- before: /etc/systemd/system/blog-{slot}@.service",
         "-MemoryMax=256M",
@@ -147,10 +129,10 @@ def test_a_rollback_and_a_restart(one_site: Site) -> None:
     other = {"blue": "green", "green": "blue"}[slot]
     serving = one_site.serving()
     former = one_site.run(f"basename $(readlink /srv/blog/slots/{other})").strip()
-    refused = "\n".join(check(one_site, "asgi.deploy.rollback", expect=2))
+    refused = check(one_site, "asgi.deploy.rollback", expect=2).output
     assert "asgi_rollback_across_migration: true" in refused
-    lines = check(one_site, "asgi.deploy.rollback", asgi_rollback_across_migration=True)
-    plan = plan_of(lines)
+    planned = check(one_site, "asgi.deploy.rollback", asgi_rollback_across_migration=True)
+    plan = plan_of(planned)
     assert plan["head"] == (
         f"{one_site.host.name}: {serving} in slot {slot} -> {former} in slot {other}"
         f" (release {serving} to {former})"
@@ -160,8 +142,8 @@ def test_a_rollback_and_a_restart(one_site: Site) -> None:
     assert plan["environment and secrets"] == (
         "added BLOG_TITLE; changed BLOG_SECRET_KEY; removed BLOG_ADDED"
     )
-    assert "+MemoryMax=256M" in "\n".join(lines)
-    assert "at most 30 s until healthy, 3 s stable" in "\n".join(lines)
+    assert "+MemoryMax=256M" in planned.output
+    assert "at most 30 s until healthy, 3 s stable" in planned.output
 
     plan = plan_of(check(one_site, "asgi.deploy.restart", **CONFIGURATION))
     assert plan["head"].endswith(f"{serving} in slot {slot} -> {serving} in slot {other} (restart)")
@@ -177,44 +159,6 @@ def test_a_rollback_and_a_restart(one_site: Site) -> None:
 @pytest.mark.parametrize("playbook", ["maintenance", "remove", "status"])
 def test_other_playbooks_write_nothing_in_check_mode(one_site: Site, playbook: str) -> None:
     check(one_site, f"asgi.deploy.{playbook}", asgi_proxy_maintenance=True)
-
-
-@pytest.fixture
-def fresh(one_site: Site, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A host as Debian's installer leaves it."""
-    group = f"{request.config.getoption('--group')}-fresh"
-    (tmp_path / "ansible.cfg").write_text((one_site.directory / "ansible.cfg").read_text())
-    site = Site(None, tmp_path, [tmp_path / "hosts.yml"], variables=VARIABLES)
-    try:
-        lab.down(group)
-        (site.host,) = lab.up(group, {"fresh": IMAGES["web12"]}, site.inventories[0])
-        yield site
-    finally:
-        lab.down(group)
-
-
-def test_a_first_deploy(fresh: Site) -> None:
-    """Nothing is there: no package, no user, no Caddy."""
-    lines = check(fresh, "asgi.deploy.site", asgi_app_source={"path": str(BLOG)})
-    plan = plan_of(lines)
-    release = plan["head"].split(", ")[1].split()[0]
-    assert plan["head"] == f"fresh: first deploy, {release} in slot blue"
-    assert plan["packages"] == "install python3-venv"
-    assert plan["build"].startswith(f"{release}, version 1.0.0, content ")
-    assert plan["migration"] == (
-        "pending, alembic upgrade head on fresh"
-        " (newest migration not known -> not known before it is built)"
-    )
-    keys = [*VARIABLES["asgi_app_environment"], *VARIABLES["asgi_app_secrets"]]
-    assert plan["environment and secrets"] == f"added {', '.join(sorted(keys))}"
-    assert "blog-blue@.service (new)" in plan["units"]
-    assert plan["proxy"].startswith("start, for ")
-    assert plan["services"].startswith("start slot blue: 2 instances")
-    assert "+++ after: /etc/caddy/sites/blog.caddy" in "\n".join(lines)
-
-    git = {"git": "https://git.example.com/blog.git", "version": "v1", "checkout": "host"}
-    plan = plan_of(check(fresh, "asgi.deploy.site", asgi_app_source=git))
-    assert plan["build"] == f"{git['git']}; the host cannot ask it for the commit yet"
 
 
 # --- the disk -------------------------------------------------------------------------------------
@@ -243,9 +187,7 @@ def test_status_tells_of_the_disk(one_site: Site) -> None:
     assert (disk["releases"], disk["releases_mebibytes"]) == (int(told[1]), int(told[2]))
 
 
-def test_old_releases_go_but_never_what_is_needed(
-    one_site: Site, tmp_path: Path, site_on: Callable[[str], Site]
-) -> None:
+def test_old_releases_go_but_never_what_is_needed(one_site: Site) -> None:
     """Even where one is to be kept: what serves stays, and what a rollback would go to."""
     for marker in ("one", "two"):
         first = one_site.serving()
@@ -253,12 +195,8 @@ def test_old_releases_go_but_never_what_is_needed(
     second = one_site.serving()
     assert len(releases(one_site)) > 2
     # the role alone takes the smallest number, which site refuses
-    alone = tmp_path / "alone.yml"
-    alone.write_text(
-        "- name: Serve\n  hosts: all\n  gather_facts: false\n  roles: [asgi.deploy.service]\n"
-    )
     settings = {"asgi_app_keep_releases": 1, "asgi_app_release": second}
-    one_site.play(str(alone), **settings)
+    one_site.role("service", **settings)
     assert releases(one_site) == {first, second}
     assert (one_site.serving(), one_site.state()["history"][-1]["release"]) == (second, second)
     # a newer one that failed is no reason to remove one that is needed
@@ -266,7 +204,7 @@ def test_old_releases_go_but_never_what_is_needed(
         one_site.variant("health_error"), expect=2, asgi_service_health_timeout_seconds=5
     )
     assert len(releases(one_site)) == 3
-    one_site.play(str(alone), **settings)
+    one_site.role("service", **settings)
     assert {first, second} <= releases(one_site)
     one_site.play("asgi.deploy.rollback")
     assert one_site.serving() == first

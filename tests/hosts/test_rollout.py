@@ -20,6 +20,7 @@ from sites import (
     FIRST,
     IMAGES,
     SECRET,
+    answered,
     assert_only_serving_slot_runs,
     assert_stored_once,
 )
@@ -53,7 +54,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def tell(name: str, lap: Any) -> None:
-    """Prints the line of a stretch for the output of `make test`."""
+    """Prints the line of a stretch for the output of tools/check.py."""
     slowest = max(lap.kinds[kind].latency.max for kind in QUICK)
     print(
         f"measured: {name}: {lap.seconds:.0f} s, {lap.sent} requests,"
@@ -116,11 +117,10 @@ def journey(request: pytest.FixtureRequest, one_site: Site) -> Iterator[Journey]
         yield Journey(one_site, load, quiet)
 
 
+#: What the output has; versions that fail to migrate and to start are in test_journey.
 FAILING = {
     "import_error": ("cannot import name 'a_name_that_is_missing'", "cannot be imported"),
-    "startup_error": ("this variant fails at startup", "start-up failed"),
     "health_error": ("status 500", "was not healthy within"),
-    "migration_error": ("a_table_that_is_missing", "the migration of release"),
     # healthy, or listening where the server makes its socket itself
     "slow_start": ("no answer", " within "),
     "dies_after_healthy": ("exit code 70", "did not stay up"),
@@ -214,25 +214,19 @@ def assert_streams_ended_well(lap: Any, played: Played, site: Site) -> None:
     assert f"{TRAFFIC['websocket']} connections to the old slot were cut" in played.output
 
 
-@pytest.mark.parametrize("name", ["second", "third", "fourth"])
-def test_long_requests_finish_and_websockets_are_told(journey: Journey, name: str) -> None:
-    """What the old slot has begun it ends, within drain_seconds; WebSockets get 1012 after that."""
+def test_long_requests_finish_and_websockets_are_told(journey: Journey) -> None:
+    """What the old slot has begun it ends, within drain_seconds; WebSockets get 1012 after that.
+
+    A rollback needs no argument: the release that served before serves again.
+    """
     site = journey.site
     before = site.serving()
-    played = site.deploy(site.variant("same", name))
-    lap = journey.step(f"{name} release")
-    assert_streams_ended_well(lap, played, site)
-    assert set(lap.releases) == {before, site.serving()}
-    assert site.serving() != before
-
-
-def test_rollback_needs_no_argument(journey: Journey) -> None:
-    """The release that served before serves again, with no migration in between."""
-    site = journey.site
-    before = site.serving()
-    site.deploy(site.variant("same", "fifth"))
+    played = site.deploy(site.variant("same", "second"))
+    lap = journey.step("second release")
     after = site.serving()
-    journey.step("fifth release")
+    assert_streams_ended_well(lap, played, site)
+    assert set(lap.releases) == {before, after}
+    assert after != before
     played = site.play("asgi.deploy.rollback")
     lap = journey.step("rollback")
     assert_streams_ended_well(lap, played, site)
@@ -240,22 +234,8 @@ def test_rollback_needs_no_argument(journey: Journey) -> None:
     assert site.serving() == before
 
 
-def test_changed_environment_is_a_rollout(journey: Journey) -> None:
-    """A restart takes up a new environment slot by slot; the old slot keeps its own."""
-    site = journey.site
-    before, slot = site.serving(), site.slot()
-    environment = {**site.variables["asgi_app_environment"], "BLOG_TITLE": "Another title"}
-    played = site.play("asgi.deploy.restart", asgi_app_environment=environment)
-    lap = journey.step("restart with a new environment")
-    assert_streams_ended_well(lap, played, site)
-    assert set(lap.releases) == {before}
-    assert site.serving() == before
-    assert site.slot() != slot
-    assert "Another title" in site.ask_instance(1, "/")
-
-
 def test_changed_secret_is_a_rollout(journey: Journey) -> None:
-    """A restart takes up a new secret as well, and does not show it."""
+    """A restart takes up a new secret slot by slot, and does not show it."""
     site = journey.site
     before, slot = site.serving(), site.slot()
     secret = "a-new-" + SECRET[::-1]
@@ -317,10 +297,9 @@ def test_second_version_and_rollback_lose_no_request(site: Site) -> None:
     """What the journey does on the first kind of host: changed code and a migration, and back."""
     with site.load() as load:
         first, second = migrate_and_roll_back(site)
-        time.sleep(1)
+        assert answered(load)
         result = load.stop()
     print(f"measured: {result.report().splitlines()[0]}")
     assert list(result.releases) == [first, second]
     assert result.failed == 0, result.report()
-    assert result.ok > 1000, result.report()
     assert_stored_once(result, site)

@@ -1,4 +1,7 @@
-"""A second app beside the blog: other sources, installers, certificates, another Caddy."""
+"""A second app beside the blog: other sources, installers, certificates, another Caddy.
+
+What one role does is asked of that role alone.
+"""
 
 from __future__ import annotations
 
@@ -96,10 +99,26 @@ def unwrapped(played: Played) -> str:
     return " ".join(played.output.split())
 
 
-def manifest(site: Site) -> str:
-    """The manifest of the release of the second app that serves, as text."""
-    slot = site.run(f"test -e /srv/{NAME}/serving/green && echo green || echo blue").strip()
-    return site.run(f"cat /srv/{NAME}/slots/{slot}/release.json")
+def releases(site: Site) -> list[str]:
+    """The releases of the second app, the one that was staged last first."""
+    return site.run(f"ls -dt /srv/{NAME}/releases/*/").split()
+
+
+def staged(site: Site, **variables: Any) -> str:
+    """Stages a release of the second app; returns its path."""
+    site.role("app", **variables)
+    return releases(site)[0]
+
+
+def greeting(site: Site, release: str, name: str = "TEXT") -> str:
+    """A text of the app of a release, read without a server."""
+    code = f"import hello; print(hello.{name})"
+    return site.run(f"cd {release}/app && {release}/venv/bin/python -B -c '{code}'")
+
+
+def manifest(site: Site, release: str) -> str:
+    """The manifest of a release, as text."""
+    return site.run(f"cat {release}/release.json")
 
 
 def answer(site: Site) -> str:
@@ -148,15 +167,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_git_on_the_controller(second: Site, repository: dict[str, str]) -> None:
     """Branch and tag; what counts is the commit, so the commit itself changes nothing."""
     source: dict[str, Any] = {"git": repository["url"]}
-    second.play("asgi.deploy.site", asgi_app_source={**source, "version": "main"})
-    assert repository["main"] in manifest(second)
-    assert "Servus from" in answer(second)
-    second.play("asgi.deploy.site", asgi_app_source={**source, "version": "v1"})
-    assert repository["v1"] in manifest(second)
-    assert "Hello from" in answer(second)
-    again = second.play("asgi.deploy.site", asgi_app_source={**source, "version": repository["v1"]})
+    for version, word in (("main", "Servus"), ("v1", "Hello")):
+        release = staged(second, asgi_app_source={**source, "version": version})
+        assert repository[version] in manifest(second, release)
+        assert f"{word} from" in greeting(second, release)
+    again = second.role("app", asgi_app_source={**source, "version": repository["v1"]})
     assert again.changed == 0
-    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source={**source, "version": "v9"})
+    wrong = second.role("app", expect=2, asgi_app_source={**source, "version": "v9"})
     assert "has no tag, branch or commit 'v9'" in wrong.output
 
 
@@ -184,12 +201,11 @@ def test_git_on_the_host(second: Site, repository: dict[str, str]) -> None:
     )
     # over a path Git reads only what belongs to its user
     second.run(f"chown -R {NAME}-build /srv/git")
-    second.play(
-        "asgi.deploy.site",
-        asgi_app_source={"git": "/srv/git", "version": "main", "checkout": "host"},
+    release = staged(
+        second, asgi_app_source={"git": "/srv/git", "version": "main", "checkout": "host"}
     )
-    assert repository["main"] in manifest(second)
-    assert "Servus from" in answer(second)
+    assert repository["main"] in manifest(second, release)
+    assert "Servus from" in greeting(second, release)
 
 
 @pytest.fixture
@@ -222,23 +238,21 @@ def test_archive_from_a_url(second: Site, downloads: tuple[Path, str]) -> None:
     source = {"archive": f"{url}/{archive.name}", "checksum": sha256(archive)}
     # of the versions on the host uv finds the one that is asked for
     version = "3.{}".format(second.run("python3 -V").split(".")[1])
-    second.play("asgi.deploy.site", asgi_app_source=source, asgi_app_python=version)
-    assert "Salut from" in answer(second)
+    release = staged(second, asgi_app_source=source, asgi_app_python=version)
+    assert "Salut from" in greeting(second, release)
 
-    before = manifest(second)
+    before = releases(second)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(HELLO, "hello-1.2")
-    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=source)
-    assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
     local = {"archive": str(archive), "checksum": source["checksum"]}
-    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=local)
-    assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
-    wrong = second.play(
-        "asgi.deploy.site", expect=2, asgi_app_source={"archive": str(archive)}, **NO_SUCH_PYTHON
+    for wrong_source in (source, local):
+        wrong = second.role("app", expect=2, asgi_app_source=wrong_source)
+        assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
+    wrong = second.role(
+        "app", expect=2, asgi_app_source={"archive": str(archive)}, **NO_SUCH_PYTHON
     )
     assert "3.99" in wrong.output
-    assert manifest(second) == before
-    assert "Salut from" in answer(second)
+    assert releases(second) == before
 
 
 def test_wheel(second: Site, tmp_path: Path) -> None:
@@ -247,15 +261,14 @@ def test_wheel(second: Site, tmp_path: Path) -> None:
     text = (HELLO / "hello.py").read_text().replace("Hello", "Hej")
     write_wheel(wheel, {"hello.py": text}, "hello-wheel", "2.1", ["uvicorn==0.54.0"])
     source = {"wheel": str(wheel), "checksum": sha256(wheel)}
-    second.play("asgi.deploy.site", asgi_app_source=source)
-    assert "Hej from" in answer(second)
-    before = manifest(second)
-    assert '"version": "2.1"' in before
+    release = staged(second, asgi_app_source=source)
+    assert "Hej from" in greeting(second, release)
+    assert '"version": "2.1"' in manifest(second, release)
+    before = releases(second)
     write_wheel(wheel, {"hello.py": text + " "}, "hello-wheel", "2.1", ["uvicorn==0.54.0"])
-    wrong = second.play("asgi.deploy.site", expect=2, asgi_app_source=source)
+    wrong = second.role("app", expect=2, asgi_app_source=source)
     assert f"has {sha256(wheel)}, not {source['checksum']}" in unwrapped(wrong)
-    assert manifest(second) == before
-    assert "Hej from" in answer(second)
+    assert releases(second) == before
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
@@ -304,8 +317,9 @@ def test_private_index_without_a_word_of_its_password(
         " 'while :; do ps -eo user,args >> /srv/ps.log; sleep 0.02; done'"
     )
     try:
-        played = second.deploy(
-            app,
+        played = second.role(
+            "app",
+            asgi_app_source={"path": str(app)},
             asgi_app_installer=installer,
             asgi_app_python="/usr/bin/python3",
             asgi_app_extra_indexes=[
@@ -314,7 +328,8 @@ def test_private_index_without_a_word_of_its_password(
         )
     finally:
         second.run("systemctl stop index.service watch.service")
-    assert f"Moin {installer} from" in answer(second)
+    release = releases(second)[0]
+    assert greeting(second, release, "WORD") == f"Moin {installer}\n"
     assert PASSWORD not in played.output
     watched = second.run("cat /srv/ps.log")
     assert f"{NAME}-" in watched or "uv" in watched, "the watch saw no build"
@@ -342,8 +357,7 @@ def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site: Site) -> None:
     """Caddy reads the candidate aside; its words are the cause."""
-    second.deploy(HELLO)
-    refused = second.deploy(HELLO, expect=2, asgi_proxy_request_body_max="lots")
+    refused = second.role("proxy", expect=2, asgi_proxy_request_body_max="lots")
     assert "Caddy refuses the new configuration; nothing was changed" in refused.output
     assert "request_body" in refused.output, refused.output
     assert "Hello from" in answer(second)
@@ -362,15 +376,14 @@ def served_certificate(site: Site) -> str:
 
 def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
     """Said before Caddy gets it: which file, and what is wrong with it."""
-    second.deploy(HELLO)
     before = served_certificate(second)
     second.run(
         "cd /etc/hello && openssl ecparam -name prime256v1 -genkey -noout -out other.pem &&"
         " chgrp caddy other.pem && chmod 640 other.pem"
     )
-    refused = second.deploy(HELLO, expect=2, asgi_proxy_certificate_key_file="/etc/hello/other.pem")
+    refused = second.role("proxy", expect=2, asgi_proxy_certificate_key_file="/etc/hello/other.pem")
     assert "/etc/hello/other.pem is not the key of the certificate" in refused.output
-    refused = second.deploy(HELLO, expect=2, asgi_proxy_domains=["hello.test", "shop.test"])
+    refused = second.role("proxy", expect=2, asgi_proxy_domains=["hello.test", "shop.test"])
     assert "/etc/hello/cert.pem is not for shop.test" in refused.output
     assert served_certificate(second) == before
     assert "Hello from" in answer(second)
@@ -378,25 +391,24 @@ def test_certificate_that_does_not_fit_touches_nothing(second: Site) -> None:
 
 def test_renewed_certificate_of_the_same_name_is_taken_up(second: Site) -> None:
     """Another content in the same files, as a renewal leaves it."""
-    second.deploy(HELLO)
     before = served_certificate(second)
     second.run(NEW_CERTIFICATE)
-    assert second.deploy(HELLO).changed == 1
+    assert second.role("proxy").changed == 1
     assert served_certificate(second) != before
     assert "Hello from" in answer(second)
-    assert second.deploy(HELLO).changed == 0
+    assert second.role("proxy").changed == 0
 
 
 def test_occupied_port_touches_nothing(second: Site, one_site: Site) -> None:
     """It is seen before Caddy would find out that it cannot listen."""
     second.run("systemd-run --quiet --unit=occupier python3 -m http.server 8444")
     try:
-        refused = second.deploy(HELLO, expect=2, asgi_proxy_https_port=8444)
+        refused = second.role("proxy", expect=2, asgi_proxy_https_port=8444)
     finally:
         second.run("systemctl stop occupier")
     assert "address already in use" in refused.output
     assert "nothing was changed" in refused.output
-    refused = second.deploy(HELLO, expect=2, asgi_proxy_metrics_address="10.255.255.1:9100")
+    refused = second.role("proxy", expect=2, asgi_proxy_metrics_address="10.255.255.1:9100")
     assert "asgi_proxy_metrics_address: 10.255.255.1:9100 cannot be opened" in refused.output
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
@@ -406,22 +418,23 @@ def test_caddy_from_an_archive(second: Site, one_site: Site, newest_caddy: Path)
     """Another Caddy than Debian's takes over both sites; one with another checksum does not."""
     checksum = hashlib.sha256(newest_caddy.read_bytes()).hexdigest()
     archive = {"asgi_proxy_caddy_install": "archive", "asgi_proxy_caddy_source": str(newest_caddy)}
-    wrong = second.deploy(
-        HELLO, expect=2, **archive, asgi_proxy_caddy_checksum=f"sha256:{'0' * 64}"
+    wrong = second.role(
+        "proxy", expect=2, **archive, asgi_proxy_caddy_checksum=f"sha256:{'0' * 64}"
     )
     assert f"has sha256:{checksum}" in wrong.output
     assert "/usr/bin/caddy" in running_caddy(second)
-    second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    archive["asgi_proxy_caddy_checksum"] = f"sha256:{checksum}"
+    second.role("proxy", **archive)
     assert "/opt/asgi/caddy-" in running_caddy(second)
     assert "Hello from" in answer(second)
     assert one_site.get("/healthz")["release"] == one_site.serving()
-    again = second.deploy(HELLO, **archive, asgi_proxy_caddy_checksum=f"sha256:{checksum}")
+    again = second.role("proxy", **archive)
     assert again.changed == 0, again.output
     # the first app knows nothing of it, and must not undo it
-    undoing = one_site.deploy(expect=2)
+    undoing = one_site.role("proxy", expect=2)
     assert 'asgi_proxy_caddy_install: "package" is for all sites of this host' in undoing.output
     assert f"undone for {NAME}" in undoing.output
-    second.deploy(HELLO)
+    second.role("proxy")
     assert "/usr/bin/caddy" in running_caddy(second)
 
 
@@ -438,7 +451,6 @@ HOOKS = (
 
 def test_hooks_run_at_their_steps(second: Site, tmp_path: Path) -> None:
     """Each at its step and in order, with the release to read; one that fails takes it back."""
-    second.deploy(HELLO)
     serving = answer(second)
     given = {}
     for hook in HOOKS:
@@ -529,16 +541,6 @@ def test_bad_variables_are_refused_before_anything_is_touched(second: Site) -> N
     ):
         assert text in refused.output
     assert PASSWORD not in refused.output
-    refused = second.play(
-        "asgi.deploy.site",
-        expect=2,
-        **fresh,
-        asgi_app_source={"path": str(HELLO)},
-        asgi_service_server_arguments=["--reload", "--workers=4"],
-        asgi_service_memory_total="100M",
-    )
-    for text in ("--reload is refused", "--workers is refused", "asgi_service_memory_total"):
-        assert text in refused.output
     assert second.run("ls -d /srv/hello-three /etc/asgi/hello-three", check=False) == ""
 
 

@@ -18,6 +18,7 @@ from sites import (
     OwnAuthority,
     Played,
     Site,
+    answered,
     behind_traefik,
     collections_config,
     deploy_blog,
@@ -49,7 +50,7 @@ def blog(
     try:
         inventory = directory / "hosts.yml"
         site = OwnAuthority(None, directory, [inventory], variables={**VARIABLES, **FILES})
-        (site.host,) = lab.up(group, {"proxied": "debian12"}, inventory)
+        (site.host,) = lab.up(group, {"proxied": "debian12-prepared"}, inventory)
         site.certify()
         deploy_blog(site)
         yield site
@@ -90,7 +91,7 @@ def test_a_live_site_moves_to_traefik(blog: OwnAuthority, traefik: dict[str, Any
     first = blog.serving()
     with blog.load() as load:
         played = blog.deploy(**traefik)
-        time.sleep(1)
+        assert answered(load)
         result = load.stop()
     print(f"measured: to Traefik: {result.report()}")
     assert "gets the ports of this host from caddy" in " ".join(played.output.split())
@@ -112,7 +113,7 @@ def test_second_version_and_rollback_lose_no_request(blog: OwnAuthority) -> None
         deployed = blog.deploy(blog.variant("same", "second"))
         second = blog.serving()
         rolled_back = blog.play("asgi.deploy.rollback")
-        time.sleep(1)
+        assert answered(load)
         result = load.stop()
     print(f"measured: Traefik: deploy {deployed.seconds:.1f} s, back {rolled_back.seconds:.1f} s")
     assert second != first
@@ -124,7 +125,7 @@ def test_second_version_and_rollback_lose_no_request(blog: OwnAuthority) -> None
 def test_an_instance_that_systemd_gives_up_is_left_to_the_other(blog: OwnAuthority) -> None:
     """Traefik gives each its turn, and asks the other one where there is no listener."""
     with given_up(blog, 2), blog.load() as load:
-        time.sleep(5)
+        assert all(answered(load) for _number in range(10))
         result = load.stop()
     assert_nothing_failed(result, blog)
 
@@ -157,7 +158,9 @@ def test_a_certificate_that_cannot_be_read_is_refused(blog: OwnAuthority) -> Non
     blog.run(f"install -m 600 {CERTIFICATES}/key.pem {CERTIFICATES}/hidden.pem")
     before = blog.run("cat /etc/traefik/dynamic/blog.yml")
     with blog.load() as load:
-        played = blog.deploy(expect=2, asgi_proxy_certificate_key_file=f"{CERTIFICATES}/hidden.pem")
+        played = blog.role(
+            "proxy", expect=2, asgi_proxy_certificate_key_file=f"{CERTIFICATES}/hidden.pem"
+        )
         result = load.stop()
     assert "Traefik refuses the new configuration; nothing was changed" in played.output
     assert "hidden.pem" in played.output
@@ -169,13 +172,13 @@ def test_somebodys_broken_file_stops_the_deploy_and_not_the_site(blog: OwnAuthor
     """Traefik then takes up no change of anybody: that is told, with the name of the file."""
     blog.run("echo 'http: [' > /etc/traefik/dynamic/theirs.yml")
     try:
-        played = blog.deploy(expect=2, asgi_proxy_hsts_max_age_seconds=5)
+        played = blog.role("proxy", expect=2, asgi_proxy_hsts_max_age_seconds=5)
         assert "theirs.yml" in played.output
         assert blog.ask("/healthz")[0] == 200
     finally:
         blog.run("rm /etc/traefik/dynamic/theirs.yml")
     # changes are taken up again
-    assert blog.deploy(asgi_proxy_hsts_max_age_seconds=5).changed == 1
+    assert blog.role("proxy", asgi_proxy_hsts_max_age_seconds=5).changed == 1
 
 
 def test_after_a_reboot_the_same_slot_serves(blog: OwnAuthority) -> None:
@@ -199,7 +202,7 @@ def test_and_moves_back_to_caddy(blog: OwnAuthority) -> None:
     to_caddy = {"asgi_proxy_provider": "caddy", "asgi_proxy_certificate_key_file": key}
     with blog.load() as load:
         played = blog.deploy(blog.variant("same", "third"), **to_caddy)
-        time.sleep(1)
+        assert answered(load)
         result = load.stop()
     print(f"measured: to Caddy: {result.report()}")
     assert gap_seconds(played) < 5

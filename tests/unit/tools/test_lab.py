@@ -96,10 +96,10 @@ def test_inventory_is_what_ansible_reads(tmp_path: Path) -> None:
 
 def test_another_recipe_is_another_image() -> None:
     script = lab.image_script([])
-    first = lab.recipe_hash("bookworm", script)
-    assert first == lab.recipe_hash("bookworm", lab.image_script([]))
-    assert first != lab.recipe_hash("trixie", script)
-    assert first != lab.recipe_hash("bookworm", lab.image_script([PEM.format("abcd")]))
+    first = lab.recipe_hash(lab.IMAGES["debian12"], script)
+    assert first == lab.recipe_hash(lab.IMAGES["debian12"], lab.image_script([]))
+    assert first != lab.recipe_hash(lab.IMAGES["debian13"], script)
+    assert first != lab.recipe_hash(lab.IMAGES["debian12"], lab.image_script([PEM.format("abcd")]))
 
 
 def test_image_has_no_identity_and_no_part_the_collection_must_install() -> None:
@@ -107,6 +107,18 @@ def test_image_has_no_identity_and_no_part_the_collection_must_install() -> None
     assert 'rm -f "$root"/etc/ssh/ssh_host_*' in script
     assert ': > "$root/etc/machine-id"' in script
     assert not {"python3-venv", "git", "caddy", "postgresql"} & set(lab.PACKAGES)
+
+
+@pytest.mark.parametrize("name", lab.IMAGES)
+def test_only_a_prepared_image_has_what_is_not_under_test(name: str) -> None:
+    image = lab.IMAGES[name]
+    script = lab.image_script([], prepared=image.prepared)
+    prepared = name.endswith("-prepared")
+    assert image.prepared is prepared
+    assert ({"caddy", "postgresql"} <= set(image.packages)) is prepared
+    # a host starts what a test starts, and asks apt for nothing
+    assert ("disable postgresql.service" in script) is prepared
+    assert ("sources.list" in script) is prepared
 
 
 def test_local_authorities_are_those_that_no_package_brought() -> None:
