@@ -226,12 +226,11 @@ def test_a_listener_whose_app_does_not_accept_times_out(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "1.sock"))
         listener.listen()
-        started = time.monotonic()
         answer = health.ask_listener(
             tmp_path / "1.sock", replace(CHECK, request_timeout_seconds=0.2)
         )
     assert not answer.healthy
-    assert time.monotonic() - started < SLOW_SECONDS
+    assert answer.text.startswith("no answer: ")
 
 
 # --- through the proxy ----------------------------------------------------------------------------
