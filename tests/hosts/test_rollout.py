@@ -144,6 +144,7 @@ def test_a_failing_version_leaves_the_old_one_serving(journey: Journey, kind: st
     told = FAILING[kind] if "asgi_service_server" not in site.variables else FAILING[kind][1:]
     for text in told:
         assert text in played.output, played.output
+    assert site.run("ls /srv/blog/lock.json", check=False) == ""
     lap = journey.step(f"failing release, {kind.replace('_', ' ')}")
     assert set(lap.releases) == {before}
     assert (site.serving(), site.slot()) == (before, slot)

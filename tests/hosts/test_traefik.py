@@ -62,7 +62,7 @@ def assert_nothing_failed(result: Any, site: Site) -> None:
     """No request failed, none was lost or done twice; how fast a host is, test_rollout asks."""
     print(f"measured: {result.report().splitlines()[0]}")
     assert result.failed == 0, result.report()
-    assert result.ok > 50, result.report()
+    assert result.ok, result.report()
     ledger = result.ledger(site.stored_ids())
     assert ledger.lost == []
     assert ledger.doubled == []
