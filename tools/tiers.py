@@ -29,16 +29,17 @@ SCENARIOS = (
     "datasette",
     "default",
 )
-#: They take minutes each: started late, one of them would go on when all others have ended.
+#: They take ten minutes and more, the longest first: started late, one of them would go on when
+#: all others have ended.
 LONG = (
-    "hosts-debian12",
+    "molecule-fleet",
     "killed",
-    "rollout",
+    "hosts-debian12",
     "certificates",
     "balancer",
     "watch",
-    "molecule-fleet",
     "molecule-servers",
+    "rollout",
 )
 #: The load of the journey of tier 2.
 FULL_LOAD = ("--rate=250", "--requests=100000")
@@ -301,5 +302,8 @@ def all_steps(prefix: str = "") -> list[Step]:
         prefix: Put before the names of groups of hosts, so that two runs of one step have hosts of
             their own.
     """
-    long_first = sorted(tier_2(prefix), key=lambda step: step.name not in LONG)
+    long_first = sorted(
+        tier_2(prefix),
+        key=lambda step: LONG.index(step.name) if step.name in LONG else len(LONG),
+    )
     return [*tier_1(prefix), *long_first]
