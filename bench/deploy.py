@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,12 +68,18 @@ def table(seconds: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def measure(rounds: int) -> dict[str, float]:
-    """Measures all on a host of its own; the best of the rounds is the least disturbed."""
-    directory = steps.CACHE / GROUP
-    directory.mkdir(parents=True, exist_ok=True)
-    collection.install(directory / "collections", directory / "collection.log")
-    (directory / "ansible.cfg").write_text(collections_config(directory / "collections"))
+def measure(rounds: int, directory: Path) -> dict[str, float]:
+    """Measures all on a host of its own; the best of the rounds is the least disturbed.
+
+    Args:
+        rounds: How often each is done.
+        directory: For the files of the site; versions that lie in a checkout would be what Git
+            knows of them.
+    """
+    collections = steps.CACHE / GROUP / "collections"
+    collections.parent.mkdir(parents=True, exist_ok=True)
+    collection.install(collections, collections.parent / "collection.log")
+    (directory / "ansible.cfg").write_text(collections_config(collections))
     inventory = directory / "hosts.yml"
     lab.down(GROUP)
     try:
@@ -96,7 +103,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     if rounds < 1:
         parser.error("--rounds must be 1 or more")
-    print(table(measure(rounds)))
+    with tempfile.TemporaryDirectory(prefix="asgi-bench-") as directory:
+        print(table(measure(rounds, Path(directory))))
 
 
 if __name__ == "__main__":
