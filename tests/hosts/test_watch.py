@@ -24,7 +24,7 @@ MEMORY_MAX_MEBIBYTES = 128
 RECYCLE_MEBIBYTES = 64
 LEAK_KIBIBYTES = 40
 #: Takes a new instance past its limit, and one that is about to be recycled not to its maximum.
-GROW_MEBIBYTES = 40
+GROW_MEBIBYTES = 52
 #: Every GET of / keeps memory; what the others do is in their names.
 APP = f"""
 import time
