@@ -20,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "hosts")]
 
-import collection  # noqa: E402
-import lab  # noqa: E402
-import steps  # noqa: E402
-from sites import VARIABLES, Site, collections_config, deploy_blog  # noqa: E402
+import collection
+import lab
+import steps
+from sites import VARIABLES, Site, collections_config, deploy_blog
 
 GROUP = "bench"
 IMAGE = "debian12-prepared"
@@ -37,7 +37,7 @@ QUICK = {
 
 
 def new_version(site: Site) -> float:
-    """Deploys a version that the rollback after it takes back; returns the seconds."""
+    """Deploys a version for the rollback after it; returns the seconds."""
     source = {"path": str(site.variant("same", str(time.monotonic_ns())))}
     return site.play("asgi.deploy.site", asgi_app_source=source).seconds
 

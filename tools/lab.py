@@ -69,8 +69,8 @@ PACKAGES = (
 )
 
 # What is not under test, so that no test waits for it: what an app and its proxy need, its database
-# and queue, an ACME authority, a name server. What a first deploy on a bare host installs is proven
-# on the images without.
+# and queue, an ACME authority. What a first deploy on a bare host installs is proven on the images
+# without.
 PREPARED = (
     "python3-venv",
     "git",
@@ -79,11 +79,9 @@ PREPARED = (
     "redis-server",
     "openssl",
     "pebble",
-    "bind9",
-    "bind9-dnsutils",
 )
 #: The services of these packages: a host starts those that a test or the collection starts.
-PREPARED_UNITS = ("caddy", "postgresql", "redis-server", "named")
+PREPARED_UNITS = ("caddy", "postgresql", "redis-server")
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,11 @@ class Site:
         """The release that the serving slot points at."""
         return self.run(f"basename $(readlink /srv/blog/slots/{self.slot()})").strip()
 
+    def idle_release(self) -> str:
+        """The previous release, which the idle slot points at."""
+        idle = {"blue": "green", "green": "blue"}[self.slot()]
+        return self.run(f"basename $(readlink /srv/blog/slots/{idle})").strip()
+
     def ask_instance(self, number: int, path: str, *options: str) -> str:
         """What an instance of the serving slot answers the host itself, past the proxy."""
         if self.variables.get("asgi_proxy_provider") == "traefik":

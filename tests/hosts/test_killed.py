@@ -507,16 +507,11 @@ def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None
 # --- inside the rollout ---------------------------------------------------------------------------
 
 
-def other_release(site: Site) -> str:
-    """The release that the idle slot keeps, to go to and fro: nothing is to be built."""
-    idle = {"blue": "green", "green": "blue"}[site.slot()]
-    return site.run(f"basename $(readlink /srv/blog/slots/{idle})").strip()
-
-
 @pytest.mark.parametrize("step", STEPS)
 def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: str) -> None:
     """No request fails, one version serves, and the next run brings what was asked for."""
-    before, new = one_site.serving(), other_release(one_site)
+    # to and fro between two releases: there is nothing to build
+    before, new = one_site.serving(), one_site.idle_release()
     assert new != before
     with one_site.load(rate_per_second=30) as load:
         killed_at(
@@ -559,7 +554,7 @@ def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str)
 
 def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
     """The power goes while both slots run: what the switch says is what comes up."""
-    before, new = one_site.serving(), other_release(one_site)
+    before, new = one_site.serving(), one_site.idle_release()
     killed_at(
         one_site,
         ("step", "confirm through the proxy"),

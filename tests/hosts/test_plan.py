@@ -128,7 +128,7 @@ def test_a_rollback_and_a_restart(one_site: Site) -> None:
     slot = one_site.slot()
     other = {"blue": "green", "green": "blue"}[slot]
     serving = one_site.serving()
-    former = one_site.run(f"basename $(readlink /srv/blog/slots/{other})").strip()
+    former = one_site.idle_release()
     refused = check(one_site, "asgi.deploy.rollback", expect=2).output
     assert "asgi_rollback_across_migration: true" in refused
     planned = check(one_site, "asgi.deploy.rollback", asgi_rollback_across_migration=True)

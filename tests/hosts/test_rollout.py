@@ -240,7 +240,7 @@ def test_long_requests_finish_and_websockets_are_told(journey: Journey) -> None:
 
 
 def test_changed_secret_is_a_rollout(journey: Journey) -> None:
-    """A restart takes up a new secret slot by slot, and does not show it."""
+    """A restart rolls out a new secret, and does not show it."""
     site = journey.site
     before, slot = site.serving(), site.slot()
     secret = "a-new-" + SECRET[::-1]
