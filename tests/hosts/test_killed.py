@@ -507,10 +507,18 @@ def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None
 # --- inside the rollout ---------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def two_releases(one_site: Site) -> None:
+    """Both slots have a release, to go to and fro with nothing to build."""
+    if one_site.run("ls /srv/blog/slots").split() != ["blue", "green"]:
+        one_site.deploy(one_site.variant("same", "one of two"))
+
+
 @pytest.mark.parametrize("step", STEPS)
-def test_a_killed_run_is_finished_or_undone_by_the_next(one_site: Site, step: str) -> None:
+def test_a_killed_run_is_finished_or_undone_by_the_next(
+    one_site: Site, two_releases: None, step: str
+) -> None:
     """No request fails, one version serves, and the next run brings what was asked for."""
-    # to and fro between two releases: there is nothing to build
     before, new = one_site.serving(), one_site.idle_release()
     assert new != before
     with one_site.load(rate_per_second=30) as load:
@@ -552,7 +560,7 @@ def test_a_killed_module_is_taken_back_by_its_own_run(one_site: Site, step: str)
     assert_only_serving_slot_runs(one_site)
 
 
-def test_a_reboot_in_the_middle_serves_one_version(one_site: Site) -> None:
+def test_a_reboot_in_the_middle_serves_one_version(one_site: Site, two_releases: None) -> None:
     """The power goes while both slots run: what the switch says is what comes up."""
     before, new = one_site.serving(), one_site.idle_release()
     killed_at(
