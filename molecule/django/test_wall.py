@@ -177,7 +177,7 @@ def test_the_proxy_can_read_nothing_else_of_the_release(wall: Wall) -> None:
     found = wall.site.run("cd /srv/wall/static && find . -type f -printf '%P\\n'").split()
     assert found
     assert {Path(path).suffix for path in found} <= {".css", ".js", ".json"}
-    for path in ("slots/blue/app/manage.py", "slots/blue/release.env"):
+    for path in ("slots/blue/app/manage.py", "slots/blue/app/wall/settings.py"):
         told = wall.site.run(f"runuser -u caddy -- cat /srv/wall/{path} 2>&1", check=False)
         assert "Permission denied" in told
 

@@ -9,6 +9,11 @@ import os
 import tempfile
 from pathlib import Path
 
+#: A directory, and no link to one.
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+#: A file, and no link to one; a pipe in its place must not block the open.
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 def read_text(path: Path) -> str | None:
     """Returns the text of a file, or None where there is none."""

@@ -3,31 +3,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Building a virtual environment for a release, by uv or by pip.
 
-Programs run as the app's build user. Credentials go through a netrc file that only this
-user reads and that is gone after the build: never through argv, the environment or a log.
+Each step is contained (contained.py). Credentials go through a netrc file that only the steps
+that install packages can read: never through argv, the environment or a log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from .commands import run
+from .contained import Steps, private_files
 from .errors import DeployError
 
 TOOL_DIRECTORY = Path("/opt/asgi")
-#: Prefix of a release in the making.
-BUILDING = ".building-"
+SHOWN_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -85,22 +83,20 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds into one directory that is not yet a release.
+    """Builds a release in its directory.
 
     Args:
         settings: How.
-        user: The build user, owner of all that is built.
-        directory: The release in the making; the app's files lie in `source`.
-        final: Its path once it is built.
+        steps: What runs the steps.
+        directory: The release; the app's files lie in `source`.
         source: Where pyproject.toml or requirements.txt is.
-        cache: Cache of the app's packages, on the same file system for hard links.
+        cache: Cache of the app's packages.
         former: A release whose bytecode is taken where a package's file is the same one.
     """
 
     settings: BuildSettings
-    user: str
+    steps: Steps
     directory: Path
-    final: Path
     source: Path
     cache: Path
     former: Path | None = None
@@ -108,7 +104,7 @@ class Builder:
 
     @property
     def environment_directory(self) -> Path:
-        """The virtual environment in the making."""
+        """The virtual environment of the release."""
         return self.directory / "venv"
 
     @property
@@ -119,68 +115,84 @@ class Builder:
     def build(self) -> None:
         """Makes the virtual environment with everything that the app's files ask for."""
         kind = dependency_file(self.source, self.settings.installer)
-        with self.credentials() as variables:
-            if self.settings.installer == "uv":
-                self._with_uv(kind, variables)
-            else:
-                self._with_pip(kind, variables)
+        if self.settings.installer == "uv":
+            self._with_uv(kind)
+        else:
+            self._with_pip(kind)
         if self.settings.compile_bytecode:
             self._compile_packages()
         for command in self.settings.commands:
             # none of what opens the indexes, and nothing of the app's environment and secrets
-            self.call(
+            self.steps.run(
                 ["/usr/bin/env", *shlex.split(command)],
-                {
+                purpose="build what asgi_app_build_commands names",
+                environment={
                     "HOME": str(self.cache),
                     "PATH": f"{self.python.parent}:/usr/local/bin:/usr/bin:/bin",
                 },
-                "build what asgi_app_build_commands names",
+                directory=self.source,
             )
-        relocate(self.environment_directory, self.directory, self.final, self.user)
 
-    def call(self, argv: Sequence[str], variables: Mapping[str, str], doing: str) -> None:
-        """Runs one step of the build as the build user."""
-        run(
+    def compile_source(self, source: Path) -> None:
+        """Compiles the app's own files; one that does not compile may be a template or a test."""
+        if not self.settings.compile_bytecode:
+            return
+        ended = self.steps.run(
+            [str(self.python), *("-I", "-S", "-m", "compileall", "-q", "-j", "0"), str(source)],
+            purpose="compile the app",
+            directory=source,
+            check=False,
+        )
+        if ended.returncode:
+            files = re.findall(r"^\*\*\* Error compiling '(.+)'\.\.\.$", ended.stdout, re.MULTILINE)
+            names = [os.path.relpath(name, source) for name in sorted(files)]
+            shown = ", ".join(names[:SHOWN_FILES])
+            more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+            self.notes.append(f"not compiled, as they are no valid Python: {shown}{more}")
+
+    def install(self, argv: Sequence[str], variables: Mapping[str, str], purpose: str) -> None:
+        """Runs a step that reads the package indexes."""
+        lines = netrc_lines(self.settings.indexes())
+        self.steps.run(
             argv,
-            timeout_seconds=self.settings.timeout_seconds,
-            user=self.user,
+            purpose=purpose,
             environment=variables,
+            secret_files={"NETRC": "".join(f"{line}\n" for line in lines)} if lines else {},
             directory=self.source,
-            umask=0o027,
-            doing=doing,
         )
 
     def _compile_packages(self) -> None:
         former = [self.former / "venv"] if self.former else []
-        self.call(
+        self.steps.run(
             [
                 str(self.python),
                 *("-I", "-S", "-c", COMPILE_PACKAGES),
                 *map(str, (self.environment_directory, *former)),
             ],
-            {},
-            "compile the packages",
+            purpose="compile the packages",
+            directory=self.source,
         )
 
-    def _with_uv(self, kind: str, variables: dict[str, str]) -> None:
-        uv = str(ensure_uv(self.settings, variables))
+    def _with_uv(self, kind: str) -> None:
         settings = self.settings
-        variables.update(
-            {
-                "UV_CACHE_DIR": str(self.cache / "uv"),
-                "UV_PROJECT_ENVIRONMENT": str(self.environment_directory),
-                "UV_NO_PROGRESS": "1",
-                "UV_PYTHON_DOWNLOADS": "never",
-                "UV_LINK_MODE": "hardlink",
-                "UV_COMPILE_BYTECODE": "0",
-            }
-        )
+        uv = str(ensure_uv(settings))
+        variables = {
+            **index_variables(settings),
+            "HOME": str(self.cache),
+            "UV_CACHE_DIR": str(self.cache / "uv"),
+            "UV_PROJECT_ENVIRONMENT": str(self.environment_directory),
+            "UV_NO_PROGRESS": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            # a build can write to the cache, so no release may have files in common with it
+            "UV_LINK_MODE": "copy",
+            "UV_COMPILE_BYTECODE": "0",
+        }
         if settings.index:
             variables["UV_DEFAULT_INDEX"] = settings.index["url"]
         if settings.extra_indexes:
             variables["UV_INDEX"] = " ".join(index["url"] for index in settings.extra_indexes)
         extras = [f"--extra={extra}" for extra in settings.extras]
-        self.call(
+        self.install(
             [uv, "venv", "--quiet", f"--python={settings.python}", str(self.environment_directory)],
             variables,
             "make the virtual environment",
@@ -188,7 +200,7 @@ class Builder:
         into = [uv, "pip", "install", "--quiet", f"--python={self.python}"]
         if kind == "uv.lock":
             groups = [f"--group={group}" for group in settings.groups]
-            self.call(
+            self.install(
                 [
                     uv,
                     "sync",
@@ -204,14 +216,14 @@ class Builder:
                 "install what uv.lock names",
             )
         elif kind == "requirements.txt":
-            self.call(
+            self.install(
                 [*into, *requirements_arguments(self.source)],
                 variables,
                 "install what requirements.txt names",
             )
         else:
             self.notes.append("pyproject.toml without uv.lock: versions are not pinned")
-            self.call(
+            self.install(
                 [
                     *into,
                     *extras,
@@ -222,26 +234,26 @@ class Builder:
                 "install what pyproject.toml names",
             )
 
-    def _with_pip(self, kind: str, variables: dict[str, str]) -> None:
+    def _with_pip(self, kind: str) -> None:
         settings = self.settings
-        variables.update(
-            {
-                "PIP_CACHE_DIR": str(self.cache / "pip"),
-                "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-                "PIP_NO_INPUT": "1",
-                "PIP_PROGRESS_BAR": "off",
-                "PIP_CONFIG_FILE": os.devnull,
-                "PIP_NO_COMPILE": "1",
-            }
-        )
-        self.call(
+        variables = {
+            **index_variables(settings),
+            "HOME": str(self.cache),
+            "PIP_CACHE_DIR": str(self.cache / "pip"),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            "PIP_PROGRESS_BAR": "off",
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_COMPILE": "1",
+        }
+        self.install(
             [settings.python, "-m", "venv", str(self.environment_directory)],
             variables,
             "make the virtual environment",
         )
         into = [str(self.python), "-m", "pip", "install", "--quiet"]
         if kind == "requirements.txt":
-            self.call(
+            self.install(
                 [*into, *requirements_arguments(self.source)],
                 variables,
                 "install what requirements.txt names",
@@ -249,41 +261,28 @@ class Builder:
         else:
             self.notes.append("pyproject.toml without a lock: versions are not pinned")
             extras = f"[{','.join(settings.extras)}]" if settings.extras else ""
-            self.call(
+            self.install(
                 [*into, f"{self.source}{extras}"], variables, "install what pyproject.toml names"
             )
 
-    @contextlib.contextmanager
-    def credentials(self) -> Iterator[dict[str, str]]:
-        """Yields the environment for package indexes; their passwords last one build."""
-        settings = self.settings
-        variables = {"HOME": str(self.cache)}
-        if settings.index:
-            variables["PIP_INDEX_URL"] = settings.index["url"]
-        if settings.extra_indexes:
-            variables["PIP_EXTRA_INDEX_URL"] = " ".join(
-                index["url"] for index in settings.extra_indexes
+
+def index_variables(settings: BuildSettings) -> dict[str, str]:
+    """Returns the environment for package indexes, without their credentials."""
+    variables = {}
+    if settings.index:
+        variables["PIP_INDEX_URL"] = settings.index["url"]
+    if settings.extra_indexes:
+        variables["PIP_EXTRA_INDEX_URL"] = " ".join(
+            index["url"] for index in settings.extra_indexes
+        )
+    if settings.ca_file:
+        variables.update(
+            dict.fromkeys(
+                ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"),
+                settings.ca_file,
             )
-        if settings.ca_file:
-            variables.update(
-                dict.fromkeys(
-                    ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"),
-                    settings.ca_file,
-                )
-            )
-        lines = netrc_lines(settings.indexes())
-        if not lines:
-            yield variables
-            return
-        path = self.directory / ".netrc"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in lines))
-            shutil.chown(path, user=self.user)
-            yield {**variables, "NETRC": str(path)}
-        finally:
-            path.unlink()
+        )
+    return variables
 
 
 def netrc_lines(indexes: Sequence[Mapping[str, str]]) -> list[str]:
@@ -342,12 +341,10 @@ def requirements_arguments(source: Path) -> list[str]:
     return arguments
 
 
-def ensure_uv(settings: BuildSettings, variables: Mapping[str, str]) -> Path:
+def ensure_uv(settings: BuildSettings) -> Path:
     """Returns the path of uv in the wanted version, installed by pip where it is missing.
 
-    Args:
-        settings: Which version, from which index.
-        variables: Environment with the access to the indexes.
+    Root installs it, as all apps use it: from a wheel, whose installation runs no code of it.
     """
     directory = TOOL_DIRECTORY / f"uv-{settings.uv_version}"
     program = directory / "bin" / "uv"
@@ -360,19 +357,32 @@ def ensure_uv(settings: BuildSettings, variables: Mapping[str, str]) -> Path:
     # root reads no configuration and no cache of the build user
     own = {"HOME": os.devnull, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
     pip = [str(aside / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    lines = netrc_lines(settings.indexes())
+    texts = {"NETRC": "".join(f"{line}\n" for line in lines)} if lines else {}
     try:
         run(
             ["python3", "-m", "venv", str(aside)],
             timeout_seconds=settings.timeout_seconds,
             doing="make an environment for uv",
         )
-        run(
-            [*pip, "--disable-pip-version-check", f"uv=={settings.uv_version}"],
-            timeout_seconds=settings.timeout_seconds,
-            environment={**variables, **own},
-            umask=0o022,
-            doing="install uv",
-        )
+        with private_files(f"uv@{os.getpid()}-0", texts) as files:
+            run(
+                [
+                    *pip,
+                    "--disable-pip-version-check",
+                    "--only-binary=:all:",
+                    "--no-deps",
+                    f"uv=={settings.uv_version}",
+                ],
+                timeout_seconds=settings.timeout_seconds,
+                environment={
+                    **index_variables(settings),
+                    **{name: str(path) for name, path in files.items()},
+                    **own,
+                },
+                umask=0o022,
+                doing="install uv",
+            )
         if not directory.exists():
             aside.replace(directory)
     finally:
@@ -380,14 +390,13 @@ def ensure_uv(settings: BuildSettings, variables: Mapping[str, str]) -> Path:
     return program
 
 
-#: Run by the virtual environment's interpreter, as the build user. uv installs by hard links, so a
-#: package that two releases have is the same file in both; its bytecode is then the same as well:
-#: linked, it costs neither seconds of all cores nor most of a release's room on the disk. What is
-#: compiled already compileall passes over, by the time and the interpreter that bytecode begins
-#: with. A package may have files that are no Python: they are left. Arguments: the virtual
-#: environment, and that of another release.
+#: Run by the virtual environment's interpreter. A file that a former release has as well gets its
+#: time and its bytecode, which saves seconds of all cores: compileall passes over what is compiled
+#: already, by the time and the interpreter that bytecode begins with. A package may have files
+#: that are no Python: they are left. Arguments: the virtual environment, and that of another
+#: release.
 COMPILE_PACKAGES = """
-import compileall, os, sys
+import compileall, filecmp, os, shutil, sys
 from importlib.util import cache_from_source
 from pathlib import Path
 new, *others = map(Path, sys.argv[1:])
@@ -398,48 +407,12 @@ for packages in new.glob("lib/python*/site-packages"):
             same = former / source.relative_to(packages)
             bytecode = Path(cache_from_source(source))
             try:
-                if os.path.samefile(source, same) and not bytecode.exists():
+                if filecmp.cmp(source, same, shallow=False) and not bytecode.exists():
                     bytecode.parent.mkdir(exist_ok=True)
-                    os.link(cache_from_source(same), bytecode)
+                    shutil.copyfile(cache_from_source(same), bytecode)
+                    time = same.stat().st_mtime_ns
+                    os.utime(source, ns=(time, time))
             except OSError:
                 continue
     compileall.compile_dir(packages, quiet=2, workers=0)
 """
-
-#: Run as the build user, whose files they are: each is written anew, so that the other names
-#: of a hard link keep their content. Arguments: directory of the scripts, old path, new path.
-RELOCATE = """
-import os, sys
-from pathlib import Path
-scripts, old, new = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3].encode()
-for script in scripts.iterdir():
-    if script.is_symlink() or not script.is_file():
-        continue
-    content = script.read_bytes()
-    if old in content and b"\\0" not in content:
-        mode = script.stat().st_mode
-        script.unlink()
-        script.write_bytes(content.replace(old, new))
-        script.chmod(mode)
-"""
-
-
-def relocate(environment: Path, directory: Path, final: Path, user: str | None = None) -> None:
-    """Makes the scripts of a virtual environment name the release's final path.
-
-    A release is built under another name and renamed after; scripts carry the interpreter's
-    path in their first line.
-
-    Args:
-        environment: The virtual environment.
-        directory: The release in the making.
-        final: Its path once it is built.
-        user: Who owns it; root itself must not write where that user can plant links.
-    """
-    run(
-        [sys.executable, "-I", "-c", RELOCATE, *map(str, (environment / "bin", directory, final))],
-        timeout_seconds=60,
-        user=user,
-        umask=0o027,
-        doing="make the scripts name the release",
-    )

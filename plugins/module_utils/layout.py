@@ -41,13 +41,22 @@ class Layout:
         """Directory of one release."""
         return self.releases / release
 
+    @property
+    def manifests(self) -> Path:
+        """Directory of the manifests, outside the releases: no build can write there."""
+        return self.root / "manifests"
+
     def manifest(self, release: str) -> Path:
-        """The file that tells what a release was built from; it is written last."""
-        return self.release(release) / "release.json"
+        """What a release was built from; written last, it makes a directory a release."""
+        return self.manifests / f"{release}.json"
 
     def slot_link(self, slot: str) -> Path:
         """The link from a slot to its release."""
         return self.root / "slots" / slot
+
+    def slot_variables(self, slot: str) -> Path:
+        """Environment file with the id of a slot's release (roles/service)."""
+        return self.root / "slots" / f"{slot}.env"
 
     def static_release(self, release: str) -> Path:
         """What of a release the proxy may read; `current` in it leads to its files."""
@@ -184,12 +193,11 @@ class Layout:
         except FileNotFoundError:
             return None
 
+    def is_staged(self, release: str) -> bool:
+        """Says whether a release is whole: half a release has no manifest."""
+        return self.manifest(release).is_file() and self.release(release).is_dir()
+
     def staged_releases(self) -> list[str]:
-        """All whole releases; half a release never has a manifest under its final name."""
-        if not self.releases.is_dir():
-            return []
-        return sorted(
-            entry.name
-            for entry in self.releases.iterdir()
-            if not entry.name.startswith(".") and (entry / "release.json").is_file()
-        )
+        """All whole releases."""
+        names = (path.name.removesuffix(".json") for path in self.manifests.glob("*.json"))
+        return sorted(filter(self.is_staged, names))

@@ -1,9 +1,9 @@
 # Copyright (c) the asgi.deploy maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Releases on a host: built aside, proven by an import, renamed into place, pruned.
+"""Releases on a host: built, checked by an import, and pruned.
 
-A release in the making has another name; what stands under its final name is whole.
+A directory is a release once it has a manifest, which lies where no build can write.
 """
 
 from __future__ import annotations
@@ -11,64 +11,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from . import static
-from .commands import run, tail
+from .contained import Steps
 from .errors import DeployError
-from .files import read_text, sync_directory, write_atomic
-from .installers import BUILDING, Builder, BuildSettings
-from .layout import CONFIGURATION_FILES, Layout
-from .sandbox import Sandbox
-
-IMPORT_TIMEOUT_SECONDS = 120
-
-#: Run by the release's interpreter, in the app's sandbox. Prints what was found as JSON.
-IMPORT_CHECK = """
-import importlib, importlib.metadata, importlib.util, json, os, sys
-
-def migration_heads():
-    # what the newest migrations of this release are, where the tool that has them can tell
-    if os.path.exists("alembic.ini") and importlib.util.find_spec("alembic"):
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-        return sorted(ScriptDirectory.from_config(Config("alembic.ini")).get_heads())
-    if os.environ.get("DJANGO_SETTINGS_MODULE") and importlib.util.find_spec("django"):
-        import django
-        from django.db.migrations.loader import MigrationLoader
-        django.setup()
-        return sorted(".".join(node) for node in MigrationLoader(None).graph.leaf_nodes())
-    return None
-
-entrypoint, server = sys.argv[1:]
-module_name, _, attribute = entrypoint.partition(":")
-sys.path.insert(0, "")
-if importlib.util.find_spec(server) is None:
-    package = server.replace("_", "-")
-    sys.exit(
-        f"{package} is not installed in the release: add it to the app's dependencies, or without"
-        " a source tree to asgi_app_source.requirements"
-    )
-target = importlib.import_module(module_name)
-for name in attribute.split("."):
-    target = getattr(target, name)
-if not callable(target):
-    sys.exit(f"{entrypoint} is not callable, so it is no ASGI application")
-found = {"python": sys.version.split()[0], "server": server}
-found["server_version"] = importlib.metadata.version(server)
-try:
-    found["migration_heads"] = migration_heads()
-except Exception as error:
-    found["migration_heads"] = None
-    found["migration_heads_unknown"] = f"{type(error).__name__}: {error}"
-print(json.dumps(found))
-"""
+from .files import read_text, remove, write_atomic
+from .import_check import ImportCheck
+from .installers import Builder, BuildSettings
+from .layout import SLOTS, Layout
+from .sealing import seal
 
 
 @dataclass(frozen=True)
@@ -78,18 +35,16 @@ class StageRequest:
     Args:
         release: Its id.
         archive: The source as a tar archive, on this host; None where `checkout` is given.
-        checkout: Called with a directory that it fills with the source.
         manifest: What is known of the source (version, digest, commit).
         build: How to build.
+        steps: What runs the steps of the build.
         user: The app's user.
         build_user: Owner of the release's files.
         cache: Cache of the installer for this app.
+        import_check: How the entry point is imported.
         directory: The folder inside the source that is the working directory.
-        entrypoint: `module:attribute`.
-        server: Python module of the ASGI server.
-        credentials: Files that systemd gives the app, by their names; for the import check.
-        sandbox: For the import check.
         minimum_free_mebibytes: Refuse to build with less free space.
+        checkout: Called with a directory that it fills with the source.
         notes: What is to be known of the source, for the manifest.
     """
 
@@ -97,14 +52,12 @@ class StageRequest:
     archive: Path | None
     manifest: Mapping[str, Any]
     build: BuildSettings
+    steps: Steps
     user: str
     build_user: str
     cache: Path
-    entrypoint: str
+    import_check: ImportCheck
     directory: str = "."
-    server: str = "uvicorn"
-    credentials: Mapping[str, str] = field(default_factory=dict)
-    sandbox: Sandbox = field(default_factory=Sandbox)
     minimum_free_mebibytes: int = 0
     checkout: Callable[[Path], None] | None = None
     notes: Sequence[str] = ()
@@ -116,6 +69,7 @@ def prepare_directories(layout: Layout, request: StageRequest) -> None:
         (layout.root, 0o755),
         (layout.root / "slots", 0o755),
         (layout.switch_file.parent, 0o755),
+        (layout.manifests, 0o755),
         (layout.root / "migrations", 0o700),
     ):
         path.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -130,6 +84,8 @@ def prepare_directories(layout: Layout, request: StageRequest) -> None:
 def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     """Builds a release; nothing that runs is touched.
 
+    It counts as a release once it has a manifest, which is written last.
+
     Returns:
         The manifest of the release.
 
@@ -140,76 +96,97 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     started = time.monotonic()
     prepare_directories(layout, request)
     refuse_without_room(layout.root, request.minimum_free_mebibytes)
-    for leftover in layout.releases.glob(f"{BUILDING}*"):
-        # an installer may outlive a run that was killed, and still write there
-        shutil.rmtree(leftover, ignore_errors=True)
-    # so its name is never used again
-    aside = Path(tempfile.mkdtemp(prefix=f"{BUILDING}{request.release}.", dir=layout.releases))
-    aside.chmod(0o750)
-    shutil.chown(aside, request.build_user, request.user)
+    remove_unfinished(layout)
+    directory = layout.release(request.release)
+    notes: list[str] = []
     try:
-        source = aside / "source"
-        source.mkdir(mode=0o750)
-        shutil.chown(source, request.build_user, request.user)
-        if request.archive is not None:
-            unpack(request.archive, source, request.build_user)
-        elif request.checkout is not None:
-            request.checkout(source)
-        working = source / request.directory
-        if not working.is_dir():
-            raise DeployError(
-                f"asgi_app_directory: the source has no directory {request.directory!r}"
-            )
-        # what runs is always `app`, wherever in the source it lies
-        (aside / "app").symlink_to(Path("source") / request.directory)
-        final = layout.release(request.release)
-        builder = Builder(
-            settings=request.build,
-            user=request.build_user,
-            directory=aside,
-            final=final,
-            source=working,
-            cache=request.cache,
-            former=newest(layout),
-        )
-        builder.build()
-        if request.build.compile_bytecode:
-            builder.call(
-                [str(builder.python), "-m", "compileall", "-q", "-j", "0", str(source)],
-                {},
-                "compile the app",
-            )
-        # from here on only root makes names in it; systemd reads this file as root
-        os.chown(aside, 0, aside.stat().st_gid)
-        refuse_other_link(aside / "app", Path("source") / request.directory)
-        write_atomic(aside / "release.env", f"ASGI_RELEASE={request.release}\n", 0o644)
-        found = import_check(layout, request, aside)
+        # one without a manifest that is still there is what a slot runs
+        if not directory.exists():
+            former = newest(layout)
+            notes = build(directory, request, former)
+            seal(directory, former)
+            refuse_other_link(directory / "app", Path("source") / request.directory)
+        found = request.import_check.run(layout, request.release)
         manifest = {
             **found,
             "format": 1,
             "app": layout.name,
             "release": request.release,
             **request.manifest,
-            "entrypoint": request.entrypoint,
-            "notes": [*request.notes, *builder.notes],
+            "entrypoint": request.import_check.entrypoint,
+            "notes": [*request.notes, *notes],
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_seconds": round(time.monotonic() - started, 1),
         }
-        write_atomic(aside / "release.json", json.dumps(manifest, indent=2) + "\n", 0o644)
-        # a power cut must not leave empty files under a final name
+        # a power cut must not leave empty files in a release
         os.sync()
-        aside.replace(final)
+        write_atomic(layout.manifest(request.release), json.dumps(manifest, indent=2) + "\n")
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_unfinished(layout)
         raise
-    sync_directory(layout.releases)
     return manifest
+
+
+def build(directory: Path, request: StageRequest, former: Path | None) -> list[str]:
+    """Builds a release.
+
+    Args:
+        directory: Its directory, which is not there yet.
+        request: What to build.
+        former: Directory of a release whose bytecode is taken where a file is the same.
+
+    Returns:
+        Notes for the manifest.
+    """
+    directory.mkdir(mode=0o750)
+    source = directory / "source"
+    source.mkdir(mode=0o750)
+    # what runs is always `app`, wherever in the source it lies
+    (directory / "app").symlink_to(Path("source") / request.directory)
+    # the directory last: in what belongs to the build user root changes no owner by a name
+    for path in (source, directory):
+        shutil.chown(path, request.build_user, request.user)
+    if request.archive is not None:
+        request.steps.run(
+            ["tar", "--extract", "--gzip", "--no-same-owner", f"--directory={source}"],
+            purpose="unpack the source",
+            input_file=request.archive,
+        )
+    elif request.checkout is not None:
+        request.checkout(source)
+    working = source / request.directory
+    if not working.is_dir():
+        raise DeployError(f"asgi_app_directory: the source has no directory {request.directory!r}")
+    builder = Builder(
+        settings=request.build,
+        steps=request.steps,
+        directory=directory,
+        source=working,
+        cache=request.cache,
+        former=former,
+    )
+    builder.build()
+    builder.compile_source(source)
+    return builder.notes
+
+
+def remove_unfinished(layout: Layout) -> None:
+    """Removes what is only half a release: its build or its removal failed or was killed."""
+    used = {layout.slot_release(slot) for slot in SLOTS}
+    for path in layout.releases.iterdir():
+        if path.name not in used and not layout.is_staged(path.name):
+            shutil.rmtree(path)
+    for path in layout.manifests.glob("*.json"):
+        if not layout.release(path.name.removesuffix(".json")).exists():
+            path.unlink()
 
 
 def newest(layout: Layout) -> Path | None:
     """Returns the directory of the release that was built last, None if there is none."""
-    staged = map(layout.release, layout.staged_releases())
-    return max(staged, key=lambda path: path.stat().st_mtime, default=None)
+    staged = layout.staged_releases()
+    if not staged:
+        return None
+    return layout.release(max(staged, key=lambda one: layout.manifest(one).stat().st_mtime))
 
 
 def refuse_other_link(path: Path, target: Path) -> None:
@@ -259,72 +236,6 @@ def refuse_without_room(path: Path, minimum_mebibytes: int) -> None:
         )
 
 
-def unpack(archive: Path, target: Path, user: str) -> None:
-    """Unpacks the source as the build user, who can write nowhere else."""
-    run(
-        ["tar", "--extract", "--gzip", "--no-same-owner", "--directory", str(target)],
-        timeout_seconds=600,
-        user=user,
-        umask=0o027,
-        input_file=archive,
-        doing="unpack the source",
-    )
-
-
-def import_check(layout: Layout, request: StageRequest, release: Path) -> dict[str, Any]:
-    """Imports the entry point as the service will: its user, sandbox and environment.
-
-    Returns:
-        The versions of Python and of the server.
-
-    Raises:
-        DeployError: With the traceback.
-    """
-    properties = [
-        f"User={request.user}",
-        f"Group={request.user}",
-        f"WorkingDirectory={release / 'app'}",
-        # as an instance has them
-        f"StateDirectory=asgi/{layout.name}",
-        "StateDirectoryMode=0750",
-        f"Environment=HOME=/var/lib/asgi/{layout.name}",
-        f"Environment=PATH={release / 'venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-        f"RuntimeMaxSec={IMPORT_TIMEOUT_SECONDS}",
-        f"EnvironmentFile={release / 'release.env'}",
-    ]
-    properties += [
-        f"EnvironmentFile=-{layout.configuration / name}" for name in CONFIGURATION_FILES
-    ]
-    properties += [f"LoadCredential={name}:{path}" for name, path in request.credentials.items()]
-    properties += [f"{key}={value}" for key, value in request.sandbox.directives()]
-    done = run(
-        [
-            "systemd-run",
-            "--quiet",
-            "--wait",
-            "--collect",
-            "--pipe",
-            "--service-type=exec",
-            *(f"--property={text}" for text in properties),
-            str(release / "venv" / "bin" / "python"),
-            "-c",
-            IMPORT_CHECK,
-            request.entrypoint,
-            request.server,
-        ],
-        timeout_seconds=IMPORT_TIMEOUT_SECONDS + 30,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise DeployError(
-            f"{request.entrypoint} of release {request.release} cannot be imported, so the"
-            " release was not kept and what was serving still serves:\n"
-            f"{tail(done.stderr or done.stdout)}"
-        )
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
 def read_manifest(layout: Layout, release: str) -> dict[str, Any]:
     """Returns the manifest of a release.
 
@@ -332,15 +243,15 @@ def read_manifest(layout: Layout, release: str) -> dict[str, Any]:
         DeployError: There is no such release on this host.
     """
     text = read_text(layout.manifest(release))
-    if text is None:
+    if text is None or not layout.is_staged(release):
         known = ", ".join(layout.staged_releases()) or "none"
         raise DeployError(f"there is no release {release} on this host; it has: {known}")
     try:
         manifest: dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise DeployError(
-            f"{layout.manifest(release)} cannot be read ({error}); remove that release's directory"
-            " and deploy it again"
+            f"{layout.manifest(release)} cannot be read ({error}); remove that file and deploy the"
+            " release again"
         ) from error
     return manifest
 
@@ -364,8 +275,7 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
     removed = [release for release in staged[keep:] if release not in needed]
     for release in removed:
         static.withdraw(layout, release)
-        # under another name first, so that half a release never has a final name
-        aside = layout.releases / f"{BUILDING}{release}"
-        layout.release(release).replace(aside)
-        shutil.rmtree(aside)
+        # first: without a manifest it is no release any more
+        remove(layout.manifest(release))
+        shutil.rmtree(layout.release(release))
     return removed

@@ -47,6 +47,41 @@ FIXED = (
     ("SystemCallErrorNumber", "EPERM"),
 )
 
+#: Of the steps of a build. Compilers, Node and SSH need more than an app: memory that is writable
+#: and executable, all of /proc, root as the owner of system files.
+BUILD = (
+    ("NoNewPrivileges", "yes"),
+    ("CapabilityBoundingSet", ""),
+    ("ProtectSystem", "strict"),
+    ("ProtectHome", "yes"),
+    ("PrivateTmp", "yes"),
+    ("PrivateDevices", "yes"),
+    ("PrivateMounts", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectClock", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectProc", "invisible"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("LockPersonality", "yes"),
+    ("RemoveIPC", "yes"),
+    ("KeyringMode", "private"),
+    ("UMask", "0027"),
+    ("LimitCORE", "0"),
+    ("SystemCallArchitectures", "native"),
+    # beside the slices of the apps and of the system, so that it yields to all of them
+    ("Slice", "-.slice"),
+    ("Nice", "10"),
+    ("CPUWeight", "10"),
+    ("IOWeight", "10"),
+    ("TasksMax", "4096"),
+    # where the host itself runs out of memory, a build goes first
+    ("OOMScoreAdjust", "900"),
+)
+
 
 @dataclass(frozen=True)
 class Sandbox:

@@ -224,6 +224,7 @@ def snapshot(layout: Layout, slot: str, wanted: SlotUnits) -> Snapshot:
     """Returns what a slot has now of all that it has or is to have."""
     units = unit_files(layout, slot, wanted)
     paths = [*units, *configuration_files(layout, slot), entry_file(layout, slot)]
+    paths.append(layout.slot_variables(slot))
     return Snapshot({path: read_text(path) for path in paths}, layout.slot_release(slot))
 
 
@@ -263,6 +264,7 @@ def prepare(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # first: what the slot had no longer belongs to its former release
     link_atomic(layout.slot_link(slot), f"../releases/{release}")
+    write_atomic(layout.slot_variables(slot), f"ASGI_RELEASE={release}\n")
     static.point(layout, slot, release)
     for path, text in configuration_files(layout, slot, unwritten).items():
         write_atomic(path, text, mode=0o600)
@@ -404,6 +406,7 @@ def forget(layout: Layout, slot: str) -> None:
     if any(removed):
         systemd.systemctl("daemon-reload")
     remove(entry_file(layout, slot))
+    remove(layout.slot_variables(slot))
     for name in CONFIGURATION_FILES:
         remove(layout.slot_configuration(slot) / name)
     if layout.slot_configuration(slot).is_dir():

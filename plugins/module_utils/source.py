@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from .commands import identity
+from .contained import Steps
 from .errors import DeployError
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
@@ -65,7 +65,7 @@ def git(
     arguments: Sequence[str],
     directory: Path,
     environment: Mapping[str, str] | None = None,
-    user: str | None = None,
+    steps: Steps | None = None,
 ) -> str:
     """Runs git and returns its output; it never asks for a password.
 
@@ -73,19 +73,28 @@ def git(
         arguments: What git is to do.
         directory: Where.
         environment: Access to the repository (git_access).
-        user: Run as this user; on a host what comes from elsewhere is not root's business.
+        steps: What runs it on a host; None on the controller.
     """
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
-    inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
-    variables = {
-        **inherited,
+    own = {
         "GIT_TERMINAL_PROMPT": "0",
         **git_configuration({"safe.directory": "*"}),
         **(environment or {}),
     }
-    if user is not None:
-        variables["HOME"] = os.devnull
+    if steps is not None:
+        ended = steps.run(
+            ["git", *arguments],
+            purpose="read the repository",
+            environment={**own, "HOME": os.devnull},
+            directory=directory,
+            check=False,
+        )
+        if ended.returncode:
+            raise DeployError(f"git {arguments[0]} failed: {hide_credentials(ended.output)}")
+        return ended.stdout
+    inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
+    variables = {**inherited, **own}
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -94,7 +103,6 @@ def git(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=GIT_TIMEOUT_SECONDS,
-            **identity(user),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -267,7 +275,7 @@ def resolve_commit(
     version: str,
     directory: Path,
     environment: Mapping[str, str] | None = None,
-    user: str | None = None,
+    steps: Steps | None = None,
 ) -> str:
     """Returns the commit that a tag, branch or commit of a repository stands for now.
 
@@ -276,7 +284,7 @@ def resolve_commit(
     """
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return version
-    listing = git(["ls-remote", "--", url], directory, environment, user)
+    listing = git(["ls-remote", "--", url], directory, environment, steps)
     refs = {
         name: commit
         for commit, name in (line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
@@ -301,23 +309,23 @@ def checkout(
     commit: str,
     target: Path,
     environment: Mapping[str, str] | None = None,
-    user: str | None = None,
+    steps: Steps | None = None,
 ) -> None:
     """Puts the files of one commit, submodules included, into a directory, made if need be."""
     target.mkdir(exist_ok=True)
-    git(["init", "--quiet", "."], target, None, user)
-    git(["remote", "add", "origin", url], target, None, user)
+    git(["init", "--quiet", "."], target, None, steps)
+    git(["remote", "add", "origin", url], target, None, steps)
     try:
-        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment, user)
+        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment, steps)
     except DeployError:
         # an old server gives out only the tips of branches: take all, then pick
         everything = ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
-        git(everything, target, environment, user)
+        git(everything, target, environment, steps)
     quiet = ["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force"]
-    git([*quiet, commit], target, None, user)
+    git([*quiet, commit], target, None, steps)
     if (target / ".gitmodules").exists():
         submodules = ["submodule", "--quiet", "update", "--init", "--recursive"]
-        git(submodules, target, environment, user)
+        git(submodules, target, environment, steps)
 
 
 def project_version(source: Path) -> str:
@@ -444,10 +452,10 @@ def host_checkout_plan(
     directory: Path,
     access: Mapping[str, str],
     build: Mapping[str, Any],
-    user: str,
+    steps: Steps,
 ) -> dict[str, str]:
     """Plans a release of a commit that every host will check out itself, as the build user."""
-    commit = resolve_commit(url, version, directory, access, user)
+    commit = resolve_commit(url, version, directory, access, steps)
     release = release_id(f"git.{commit[:7]}", commit, build)
     return plan(release, "", "", commit, hide_credentials(url), "")
 

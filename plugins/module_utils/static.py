@@ -22,13 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from .errors import DeployError
-from .files import link_atomic, remove, sync_directory
+from .files import DIRECTORY, FILE, link_atomic, remove, sync_directory
 from .layout import SLOTS, Layout
-
-#: A directory, and no link to one.
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-#: A pipe would hold us up.
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True)

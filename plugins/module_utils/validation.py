@@ -64,6 +64,8 @@ VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*")
 REQUIREMENT = re.compile(rf"{PACKAGE.pattern}(?:\[[A-Za-z0-9,._ -]+\])?=={VERSION.pattern}")
 #: Made for a source without a tree, or read in place of it.
 OWN_FILES = ("requirements.txt", "pyproject.toml", "uv.lock")
+#: A share of the host's memory.
+PERCENTAGE = re.compile(r"(?:[1-9][0-9]?|100)%")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Those that all servers know.
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -122,6 +124,9 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
     problems += credential_problems(values["asgi_app_credentials"])
     problems += build_problems(values["asgi_app_build_commands"])
+    memory_max = str(values["asgi_app_build_memory_max"])
+    if not PERCENTAGE.fullmatch(memory_max):
+        problems += size_problems("asgi_app_build_memory_max", memory_max)
     extra = values["asgi_app_extra_indexes"]
     for index in [values["asgi_app_index"], *([extra] if isinstance(extra, str) else extra)]:
         if index and not mapping(index).get("url"):

@@ -180,6 +180,12 @@ options:
     description: Limit for each step of the build.
     type: int
     default: 900
+  build_memory_max:
+    description:
+      - Limit for each step of the build, as C(MemoryMax=) of systemd has it, for example V(2G) or
+        V(75%) of the host's memory.
+    type: str
+    default: 75%
   minimum_free_mebibytes:
     description: Refuse to build with less room.
     type: int
@@ -188,6 +194,14 @@ options:
     description: What the app may do beyond the fixed sandbox, for the import check.
     type: dict
     default: {}
+  memory_max:
+    description: Limit for the import check, that of an instance; empty for none.
+    type: str
+    default: ""
+  health_timeout_seconds:
+    description: How long an instance may take to become healthy; the import check gets as long.
+    type: float
+    default: 60
   credentials:
     description:
       - Files on the host that systemd gives the app, by names of its own. Refused where one is
@@ -265,7 +279,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
@@ -346,8 +362,11 @@ ARGUMENTS = {
     "ca_file": {"type": "str", "default": ""},
     "compile_bytecode": {"type": "bool", "default": True},
     "build_timeout_seconds": {"type": "int", "default": 900},
+    "build_memory_max": {"type": "str", "default": "75%"},
     "minimum_free_mebibytes": {"type": "int", "default": 512},
     "sandbox": {"type": "dict", "default": {}},
+    "memory_max": {"type": "str", "default": ""},
+    "health_timeout_seconds": {"type": "float", "default": 60},
     "credentials": {"type": "dict", "default": {}},
     "static": {"type": "dict", "default": {}},
     "static_hashed": {"type": "str", "default": ""},
@@ -372,6 +391,25 @@ def build_settings(params: dict[str, Any]) -> BuildSettings:
     )
 
 
+def build_steps(params: dict[str, Any], *writable_paths: Path) -> Contained:
+    """Returns what runs the steps of the build.
+
+    Args:
+        params: Options of the module.
+        writable_paths: Directories that a step can write to.
+    """
+    name = params["name"]
+    return Contained(
+        app=name,
+        user=build_user(params),
+        writable_paths=writable_paths,
+        # data and sockets of the app, whose group the build user has
+        hidden_paths=[Path("/var/lib/asgi", name), Path("/run/asgi", name)],
+        timeout_seconds=params["build_timeout_seconds"],
+        memory_max=params["build_memory_max"],
+    )
+
+
 def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Plans a release whose source is checked out on the host.
 
@@ -384,7 +422,7 @@ def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     access = git_access(source["git"], source["username"] or "", source["password"] or "")
     build = build_settings(params).identity(params["entrypoint"], params["directory"])
     plan = host_checkout_plan(
-        source["git"], source["version"], Path("/"), access, build, build_user(params)
+        source["git"], source["version"], Path("/"), access, build, build_steps(params)
     )
     return {"changed": False, "plan": plan}
 
@@ -407,7 +445,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     if not check_mode:
         # a plan may come before the task that puts them there
         refuse_missing(params["credentials"])
-    if layout.manifest(release).exists():
+    if layout.is_staged(release):
         refuse_without_server(layout, release, server(params["server"]).MODULE)
         changed = not is_published(layout, release, static)
         if changed and not check_mode:
@@ -423,25 +461,33 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         source.get("git") or "", source.get("username") or "", source.get("password") or ""
     )
     user = params["user"] or layout.name
-    owner = build_user(params)
+    cache = Path(params["cache_dir"])
+    steps = build_steps(params, layout.release(release), cache)
     request = StageRequest(
         release=release,
         archive=Path(params["archive"]) if params["archive"] else None,
-        checkout=lambda target: checkout(source["git"], plan["commit"], target, access, owner),
+        checkout=lambda target: checkout(source["git"], plan["commit"], target, access, steps),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
         notes=[plan["note"]] if plan.get("note") else [],
         build=build_settings(params),
+        steps=steps,
         user=user,
-        build_user=owner,
-        cache=Path(params["cache_dir"]),
-        entrypoint=params["entrypoint"],
+        build_user=build_user(params),
+        cache=cache,
+        import_check=ImportCheck(
+            entrypoint=params["entrypoint"],
+            server=server(params["server"]).MODULE,
+            user=user,
+            sandbox=Sandbox(**params["sandbox"]),
+            credentials=params["credentials"],
+            memory_max=params["memory_max"],
+            health_timeout_seconds=params["health_timeout_seconds"],
+        ),
         directory=params["directory"],
-        server=server(params["server"]).MODULE,
-        credentials=params["credentials"],
-        sandbox=Sandbox(**params["sandbox"]),
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
     with locked(layout, run=params["run"]):
+        steps.clear()
         manifest = stage(layout, request)
         publish(layout, release, static)
     return {**result, "changed": True, "manifest": manifest}

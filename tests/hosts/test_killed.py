@@ -90,11 +90,13 @@ while time.monotonic() < deadline:
 """
 
 #: A Python that does not start while a file is there, so that a build can be met inside.
+#: A build can write to its cache, which is its home.
 HELD_PYTHON = """#!/bin/sh
-touch /run/build/begun
-while test -e /run/build/hold; do sleep 0.05; done
+touch "$HOME/begun"
+while test -e /run/build-hold; do sleep 0.05; done
 exec /usr/bin/python3 "$@"
 """
+BEGUN = "/var/cache/asgi/blog/begun"
 BUILD = {"asgi_app_python": "/usr/local/bin/held-python"}
 
 #: Where it was killed, how, what served then, what the next run did.
@@ -177,8 +179,9 @@ def wait_until(true: Callable[[], Any], what: str) -> None:
 
 
 def assert_no_leftover(site: Site) -> None:
-    """Nothing of a build that was cut off is there."""
-    assert site.run("ls -A /srv/blog/releases | grep '^[.]' || true") == ""
+    """Nothing of a build that was cut off is there: each directory is a release."""
+    manifests = site.run("ls -A /srv/blog/manifests").replace(".json\n", "\n")
+    assert site.run("ls -A /srv/blog/releases") == manifests
 
 
 # --- between the steps ----------------------------------------------------------------------------
@@ -228,7 +231,7 @@ def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
         for hook in BOUNDARIES:
             kill_between(one_site, hook, version, tmp_path / hook, **COUNTED)
             steps[hook] = one_site.get("/healthz")["release"]
-        built = one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+        built = one_site.run("stat -c %y /srv/blog/manifests/*.json | sort | tail -1")
         again = one_site.deploy(version, **COUNTED)
         result = load.stop()
     new = one_site.serving()
@@ -236,7 +239,7 @@ def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
     assert set(list(steps.values())[:-1]) == {before}
     assert steps["asgi_service_after_rollout"] == new
     assert again.changed == 0, again.output
-    assert built == one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+    assert built == one_site.run("stat -c %y /srv/blog/manifests/*.json | sort | tail -1")
     assert one_site.migrations() == [("blog", 0, True)]
     assert list(result.releases) == [before, new]
     assert result.failed == 0, result.report()
@@ -252,12 +255,9 @@ def test_a_run_killed_between_its_steps_is_taken_up_by_the_next(
 def held_build(one_site: Site) -> Iterator[None]:
     """A build of this host waits in its first program."""
     one_site.host.run("cat > /usr/local/bin/held-python", stdin=HELD_PYTHON)
-    one_site.run(
-        "chmod 755 /usr/local/bin/held-python && mkdir -p -m 777 /run/build && chmod 777 /run/build"
-        " && rm -f /run/build/begun && touch /run/build/hold"
-    )
+    one_site.run(f"chmod 755 /usr/local/bin/held-python; rm -f {BEGUN}; touch /run/build-hold")
     yield
-    one_site.run("rm -rf /run/build")
+    one_site.run("rm -f /run/build-hold")
 
 
 @pytest.mark.parametrize(
@@ -266,16 +266,18 @@ def held_build(one_site: Site) -> Iterator[None]:
     ids=["run and module", "module"],
 )
 def test_a_killed_build_is_done_again(one_site: Site, held_build: None, run: bool) -> None:
-    """What the installer of the killed build still writes harms neither the next build nor it."""
+    """The steps of a build that was killed end before the next one begins."""
     before = one_site.serving()
     version = one_site.variant("same", f"build killed {run}")
     with one_site.load(rate_per_second=30) as load:
-        kill_at(one_site, "file", "/run/build/begun", version, run=run, **BUILD)
+        kill_at(one_site, "file", BEGUN, version, run=run, **BUILD)
         serving = one_site.get("/healthz")["release"]
-        assert one_site.run("ls -d /srv/blog/releases/.building-*").count("\n") == 1
-        # goes on while the next run builds
-        one_site.run("rm /run/build/hold")
+        steps = "systemctl list-units --plain --no-legend 'blog-build@*'"
+        (unit,) = [line.split()[0] for line in one_site.run(steps).splitlines()]
+        one_site.run("rm /run/build-hold")
         one_site.deploy(version, **BUILD)
+        assert one_site.run(steps) == ""
+        assert one_site.run(f"systemctl is-active {unit}", check=False).strip() == "inactive"
         result = load.stop()
     assert serving == before
     assert list(result.releases) == [before, one_site.serving()]
@@ -459,7 +461,7 @@ def cut_off_at(site: Site, kind: str, value: str, version: Path, **variables: An
         site.host.disconnect()
         try:
             output, _nothing = playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
-            site.run("rm -f /run/build/hold")
+            site.run("rm -f /run/build-hold")
             tell("SIGCONT")
             wait_until(lambda: is_unlocked(site), "its end")
         finally:
@@ -492,12 +494,12 @@ def test_a_host_lost_in_its_build_ends_it_alone(one_site: Site, held_build: None
     before = one_site.serving()
     version = one_site.variant("same", "network lost in the build")
     with load_inside(one_site) as stop:
-        cut_off_at(one_site, "file", "/run/build/begun", version, **BUILD)
+        cut_off_at(one_site, "file", BEGUN, version, **BUILD)
         assert one_site.serving() == before
-        built = one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+        built = one_site.run("stat -c %y /srv/blog/manifests/*.json | sort | tail -1")
         one_site.deploy(version, **BUILD)
         result = stop()
-    assert built == one_site.run("stat -c %y /srv/blog/releases/*/release.json | sort | tail -1")
+    assert built == one_site.run("stat -c %y /srv/blog/manifests/*.json | sort | tail -1")
     assert list(result.releases) == [before, one_site.serving()]
     assert result.failed == 0, result.report()
     assert_no_leftover(one_site)

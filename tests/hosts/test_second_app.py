@@ -118,7 +118,7 @@ def greeting(site: Site, release: str, name: str = "TEXT") -> str:
 
 def manifest(site: Site, release: str) -> str:
     """The manifest of a release, as text."""
-    return site.run(f"cat {release}/release.json")
+    return site.run(f"cat /srv/{NAME}/manifests/{Path(release).name}.json")
 
 
 def answer(site: Site) -> str:

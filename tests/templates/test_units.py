@@ -146,7 +146,7 @@ def test_an_instance_runs_the_release_of_its_slot_as_the_apps_user(given: dict[s
     assert service["EnvironmentFile"] == [
         f"{directory}/environment",
         f"{directory}/secrets",
-        f"{root}/slots/%j/release.env",
+        f"{root}/slots/%j.env",
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import netrc
 import os
-import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import installers
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Steps
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
     Builder,
@@ -156,10 +156,12 @@ def test_the_identity_has_no_credentials() -> None:
 
 
 @pytest.fixture
-def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Builder]:
+def builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncontained: Steps
+) -> Callable[..., Builder]:
     """Makes builders whose virtual environment is only an interpreter."""
 
-    def installed(self: Builder, kind: str, variables: dict[str, str]) -> None:
+    def installed(self: Builder, kind: str) -> None:
         self.python.parent.mkdir(parents=True)
         self.python.symlink_to(sys.executable)
         (self.python.parent / "tool").write_text('#!/bin/sh\necho "$1" > made\n')
@@ -171,10 +173,9 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bu
 
     def make(*commands: str) -> Builder:
         return Builder(
-            BuildSettings(commands=commands, index=BASE.index, timeout_seconds=30),
-            pwd.getpwuid(os.geteuid()).pw_name,
+            BuildSettings(commands=commands, index=BASE.index),
+            uncontained,
             tmp_path,
-            tmp_path / "final",
             tmp_path / "source",
             tmp_path / "cache",
         )
@@ -203,81 +204,72 @@ def test_a_command_that_fails_is_told_with_its_output(builder: Callable[..., Bui
 # --- bytecode -------------------------------------------------------------------------------------
 
 
-def test_bytecode_of_a_file_that_two_releases_share_is_made_once(tmp_path: Path) -> None:
-    packages = [tmp_path / name / "lib" / "python3.x" / "site-packages" for name in ("a", "b")]
-    for path in packages:
-        (path / "package").mkdir(parents=True)
-        (path / "app.py").write_text(f"print({str(path)!r})\n")
-        (path / "template.py").write_text("{{ no python }}\n")
-    shared = packages[0] / "package" / "__init__.py"
-    shared.write_text("VALUE = 1\n")
-    (packages[1] / "package" / "__init__.py").hardlink_to(shared)
-
-    def compiled(path: Path) -> Path:
-        return Path(importlib.util.cache_from_source(path))
-
-    for names in (["a"], ["b", "a"]):
-        words = [sys.executable, "-I", "-S", "-c", installers.COMPILE_PACKAGES]
-        subprocess.run([*words, *(str(tmp_path / name) for name in names)], check=True)
-
-    own = [compiled(path / "app.py").stat().st_ino for path in packages]
-    both = [compiled(path / "package" / "__init__.py").stat().st_ino for path in packages]
-    assert both[0] == both[1]
-    assert own[0] != own[1]
-    assert not compiled(packages[1] / "template.py").exists()
-
-
-def test_bytecode_of_a_file_that_was_changed_after_is_made_again(tmp_path: Path) -> None:
-    former, new = (tmp_path / name / "lib" / "python3.x" / "site-packages" for name in "ab")
-    for path in (former, new):
-        path.mkdir(parents=True)
-    (former / "changed.py").write_text("VALUE = 1\n")
-    (new / "changed.py").hardlink_to(former / "changed.py")
+def compile_packages(*environments: Path) -> None:
     words = [sys.executable, "-I", "-S", "-c", installers.COMPILE_PACKAGES]
-    subprocess.run([*words, str(tmp_path / "a")], check=True)
-    before = Path(importlib.util.cache_from_source(former / "changed.py")).read_bytes()
-    (new / "changed.py").write_text("VALUE = 2\n")
-    os.utime(new / "changed.py", (1, 1))
-
-    subprocess.run([*words, str(tmp_path / "b"), str(tmp_path / "a")], check=True)
-
-    after = Path(importlib.util.cache_from_source(new / "changed.py")).read_bytes()
-    assert after != before
-    # the other release keeps its own
-    assert Path(importlib.util.cache_from_source(former / "changed.py")).read_bytes() == before
+    subprocess.run([*words, *map(str, environments)], check=True)
 
 
-# --- the final path -------------------------------------------------------------------------------
+def compiled(path: Path) -> bytes | None:
+    bytecode = Path(importlib.util.cache_from_source(path))
+    return bytecode.read_bytes() if bytecode.exists() else None
 
 
-def test_scripts_name_the_final_path(tmp_path: Path) -> None:
-    aside, final = tmp_path / ".building-1.0.0-abc.x8d0", tmp_path / "1.0.0-abc"
-    programs = aside / "venv" / "bin"
-    programs.mkdir(parents=True)
-    shebang = f"#!{programs}/python\n"
-    script, cached = programs / "uvicorn", tmp_path / "cached"
-    cached.write_text(f"{shebang}import uvicorn\n", encoding="utf-8")
-    cached.chmod(0o750)
-    script.hardlink_to(cached)
-    (programs / "plain").write_text("#!/bin/sh\n", encoding="utf-8")
-    binary = shebang.encode() + b"\0\1"
-    (programs / "compiled").write_bytes(binary)
-    (programs / "python").symlink_to("/usr/bin/python3")
-    plain = (programs / "plain").stat().st_ino
+@pytest.fixture
+def packages(tmp_path: Path) -> list[Path]:
+    """The packages of two releases."""
+    found = [tmp_path / name / "lib" / "python3.x" / "site-packages" for name in ("a", "b")]
+    for path in found:
+        (path / "package").mkdir(parents=True)
+    return found
 
-    installers.relocate(aside / "venv", aside, final)
 
-    assert script.read_text(encoding="utf-8").startswith(f"#!{final}/venv/bin/python\n")
-    assert script.stat().st_mode & 0o777 == 0o750
-    # a hard link of the installer's cache keeps its content
-    assert cached.read_text(encoding="utf-8").startswith(shebang)
-    assert cached.stat().st_ino != script.stat().st_ino
-    assert (programs / "plain").stat().st_ino == plain
-    assert (programs / "compiled").read_bytes() == binary
-    assert (programs / "python").readlink() == Path("/usr/bin/python3")
-    assert sorted(path.name for path in programs.iterdir()) == [
-        "compiled",
-        "plain",
-        "python",
-        "uvicorn",
-    ]
+def test_bytecode_of_a_file_that_two_releases_have_is_made_once(
+    tmp_path: Path, packages: list[Path]
+) -> None:
+    for number, path in enumerate(packages):
+        (path / "own.py").write_text(f"print({number})\n")
+        (path / "template.py").write_text("{{ no python }}\n")
+        (path / "package" / "__init__.py").write_text("VALUE = 1\n")
+        os.utime(path / "package" / "__init__.py", (number, number))
+    compile_packages(tmp_path / "a")
+    shared = packages[0] / "package" / "__init__.py"
+    # after its header, as compileall reads no further
+    made_once = (compiled(shared) or b"")[:16] + b"made once"
+    Path(importlib.util.cache_from_source(shared)).write_bytes(made_once)
+
+    compile_packages(tmp_path / "b", tmp_path / "a")
+
+    assert compiled(packages[1] / "package" / "__init__.py") == made_once
+    # bytecode is valid for one time of its source
+    times = [(path / "package" / "__init__.py").stat().st_mtime for path in packages]
+    assert times == [0, 0]
+    assert compiled(packages[1] / "own.py") not in (None, compiled(packages[0] / "own.py"))
+    assert compiled(packages[1] / "template.py") is None
+
+
+def test_bytecode_of_a_file_that_was_changed_is_made_again(
+    tmp_path: Path, packages: list[Path]
+) -> None:
+    for number, path in enumerate(packages):
+        (path / "changed.py").write_text(f"VALUE = {number}\n")
+        os.utime(path / "changed.py", (1, 1))
+    compile_packages(tmp_path / "a")
+    before = compiled(packages[0] / "changed.py")
+    compile_packages(tmp_path / "b", tmp_path / "a")
+    assert compiled(packages[1] / "changed.py") not in (None, before)
+    assert compiled(packages[0] / "changed.py") == before
+
+
+def test_a_file_that_does_not_compile_is_a_note(builder: Callable[..., Builder]) -> None:
+    """A template or a test of a failure may end in .py; the app itself is imported after."""
+    made = builder()
+    made.build()
+    for name in ("good.py", "template.py", "tests/bad.py"):
+        path = made.source / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("VALUE = 1\n" if name == "good.py" else "{{ no python }}\n")
+    made.compile_source(made.source)
+    [note] = made.notes
+    assert note.startswith("not compiled")
+    assert note.endswith(": template.py, tests/bad.py")
+    assert compiled(made.source / "good.py")

@@ -36,8 +36,9 @@ def test_no_slice_lies_in_that_of_another_app(name: str, slice_name: str) -> Non
 def test_only_whole_releases_are_staged(app: Layout, stage: Callable[..., None]) -> None:
     stage("2-b")
     stage("1-a")
-    (app.releases / "half").mkdir()
-    stage(".building-3-c")
+    # half a release, and what a removal that was killed has left
+    (app.releases / "3-c").mkdir()
+    app.manifest("0-d").write_text("{}")
     assert app.staged_releases() == ["1-a", "2-b"]
     assert Layout("new", app.root / "new").staged_releases() == []
 

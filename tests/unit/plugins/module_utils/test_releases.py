@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
+import shutil
+import sys
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import releases
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Steps
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import Builder, BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.releases import StageRequest
 
 #: Built in this order; the names sort in another one.
 ORDER = ("d", "b", "e", "a", "c")
@@ -45,10 +56,22 @@ def test_prune_keeps_the_newest_and_the_needed(
 
 
 def test_prune_leaves_alone_what_is_no_whole_release(five: Layout) -> None:
-    (five.releases / ".building-x").mkdir()
     (five.releases / "no-manifest").mkdir()
     releases.prune(five, 0, [])
-    assert sorted(path.name for path in five.releases.iterdir()) == [".building-x", "no-manifest"]
+    assert [path.name for path in five.releases.iterdir()] == ["no-manifest"]
+
+
+def test_half_a_release_is_removed_unless_a_slot_runs_it(five: Layout) -> None:
+    for name in ("half", "used"):
+        (five.releases / name).mkdir()
+    five.slot_link("blue").symlink_to("../releases/used")
+    # somebody has removed the directory
+    five.manifest("gone").write_text("{}", encoding="utf-8")
+    releases.remove_unfinished(five)
+    assert sorted(path.name for path in five.releases.iterdir()) == sorted([*ORDER, "used"])
+    assert sorted(path.stem for path in five.manifests.iterdir()) == sorted(ORDER)
+    with pytest.raises(DeployError, match="no release gone on this host"):
+        releases.read_manifest(five, "gone")
 
 
 def test_the_manifest_of_a_release_is_read(app: Layout, stage: Callable[..., None]) -> None:
@@ -66,10 +89,10 @@ def test_an_unknown_release_is_refused_with_the_known_ones(five: Layout) -> None
 def test_a_broken_manifest_is_named_with_what_to_do(
     app: Layout, stage: Callable[..., None], content: str
 ) -> None:
-    """A disk was full, or somebody edited it; the release's own directory is all to be removed."""
+    """A disk was full, or the file was edited."""
     stage("1.0.0-abc")
     app.manifest("1.0.0-abc").write_text(content, encoding="utf-8")
-    with pytest.raises(DeployError, match=r"cannot be read \(.+\); remove that release") as caught:
+    with pytest.raises(DeployError, match=r"cannot be read \(.+\); remove that file") as caught:
         releases.read_manifest(app, "1.0.0-abc")
     assert str(app.manifest("1.0.0-abc")) in caught.value.message
 
@@ -117,3 +140,108 @@ def test_a_link_that_the_build_has_changed_is_refused(tmp_path: Path) -> None:
     link.mkdir()
     with pytest.raises(DeployError, match="the build has changed app"):
         releases.refuse_other_link(link, target)
+
+
+# --- building -------------------------------------------------------------------------------------
+
+
+class Checked:
+    """Stands for the import check, which needs systemd."""
+
+    entrypoint = "main:app"
+
+    def __init__(self, error: str = "") -> None:
+        self.error = error
+
+    def run(self, layout: Layout, release: str) -> dict[str, str]:
+        """Takes the place of ImportCheck.run: by then the release is sealed, and no release yet."""
+        directory = layout.release(release)
+        assert directory.stat().st_mode & 0o777 == 0o750
+        assert not layout.is_staged(release)
+        if self.error:
+            raise DeployError(self.error)
+        return {"python": "3.11"}
+
+
+@pytest.fixture
+def request_for(
+    app: Layout, tmp_path: Path, uncontained: Steps, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., StageRequest]:
+    """Makes requests for releases whose virtual environment is only an interpreter."""
+
+    def installed(self: Builder, kind: str) -> None:
+        self.python.parent.mkdir(parents=True)
+        self.python.symlink_to(sys.executable)
+
+    monkeypatch.setattr(Builder, "_with_uv", installed)
+    user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+    # only root can give directories away
+    monkeypatch.setattr(shutil, "chown", lambda *_arguments: None)
+    scripts = iter(range(100))
+
+    def make(release: str, script: str = "true", error: str = "") -> StageRequest:
+        source = tmp_path / f"source-{next(scripts)}"
+        source.mkdir()
+        (source / "requirements.txt").touch()
+        (source / "build.sh").write_text(script)
+        archive = source.with_suffix(".tar.gz")
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(source, ".")
+        return StageRequest(
+            release=release,
+            archive=archive,
+            manifest={"version": "1"},
+            build=BuildSettings(commands=["/bin/sh build.sh"]),
+            steps=uncontained,
+            user=group,
+            build_user=user,
+            cache=tmp_path / "cache",
+            import_check=cast("ImportCheck", Checked(error)),
+        )
+
+    return make
+
+
+def test_a_release_counts_once_all_of_it_is_there(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    manifest = releases.stage(app, request_for("1", "chmod 777 .. ."))
+    assert app.staged_releases() == ["1"]
+    assert releases.read_manifest(app, "1") == manifest
+    assert (manifest["release"], manifest["python"]) == ("1", "3.11")
+    # outside of what a build can write to
+    assert app.release("1") not in app.manifest("1").parents
+    assert (app.release("1") / "source").stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "text"),
+    [
+        ("exit 3", "", "code 3"),
+        ("true", "cannot be imported", "cannot be imported"),
+        ("rm ../app && ln -s / ../app", "", "the build has changed app"),
+    ],
+)
+def test_a_build_that_fails_leaves_no_release(
+    app: Layout, request_for: Callable[..., StageRequest], script: str, error: str, text: str
+) -> None:
+    releases.stage(app, request_for("1"))
+    with pytest.raises(DeployError, match=text):
+        releases.stage(app, request_for("2", script, error))
+    assert app.staged_releases() == ["1"]
+    assert [path.name for path in app.releases.iterdir()] == ["1"]
+
+
+def test_a_release_that_a_slot_runs_is_checked_and_not_built_again(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    """Its manifest was damaged and removed, as the error says."""
+    releases.stage(app, request_for("1"))
+    app.slot_link("blue").symlink_to("../releases/1")
+    app.manifest("1").unlink()
+    built = (app.release("1") / "venv").stat().st_ino
+    with pytest.raises(DeployError, match="cannot be imported"):
+        releases.stage(app, request_for("1", error="cannot be imported"))
+    releases.stage(app, request_for("1"))
+    assert app.staged_releases() == ["1"]
+    assert (app.release("1") / "venv").stat().st_ino == built

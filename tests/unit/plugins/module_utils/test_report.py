@@ -32,7 +32,7 @@ def test_what_releases_share_is_counted_once(app: Layout, stage: Callable[..., N
 
 def test_half_a_release_takes_room_and_is_none(app: Layout, stage: Callable[..., None]) -> None:
     stage("a")
-    building = app.releases / ".building-b"
+    building = app.releases / "b"
     building.mkdir()
     (building / "file").write_bytes(3 * MEBIBYTE)
     found = report.disk(app)

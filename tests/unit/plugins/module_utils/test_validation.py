@@ -24,6 +24,7 @@ APP: dict[str, Any] = {
     "asgi_app_keep_releases": 5,
     "asgi_app_credentials": {"signing.pem": "/etc/ssl/blog.pem"},
     "asgi_app_build_commands": ["python manage.py collectstatic --noinput"],
+    "asgi_app_build_memory_max": "75%",
 }
 SERVICE: dict[str, Any] = {
     "asgi_service_server": "uvicorn",
@@ -195,6 +196,8 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_root": "/srv/apps/my-blog_2.x"},
         {"asgi_app_index": {}},
         {"asgi_app_build_commands": ["A=1 sh build.sh 'two words'"]},
+        {"asgi_app_build_memory_max": "100%"},
+        {"asgi_app_build_memory_max": "2G"},
         {"asgi_app_extra_indexes": [{"url": "https://pypi.example.com/simple"}]},
         {"asgi_service_memory_max": "16M"},
         # two slots of two instances and a migration, each with 256 MiB
@@ -366,6 +369,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for text in ["", "srv/blog", "~/blog", *UNIT_PATHS]
     ),
     *(({"asgi_app_keep_releases": n}, "asgi_app_keep_releases: ") for n in [1, 0, -1, "1"]),
+    *(
+        ({"asgi_app_build_memory_max": size}, "asgi_app_build_memory_max: ")
+        for size in ["", "0%", "101%", "75 %", "2 GB", "-1", "infinity"]
+    ),
     *(
         ({"asgi_app_credentials": value}, f"asgi_app_credentials: {told}")
         for value, told in [
