@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.source import (
 from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
 
 MODULE = "asgi.deploy.release"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class ActionModule(ActionBase):
@@ -55,7 +57,12 @@ class ActionModule(ActionBase):
         """Runs the module, a second time with the archive where the host has not got it."""
         if on_host:
             notice_loss(self._connection)
+        else:
+            # with it the credentials of a repository that no host asks
+            arguments = {key: value for key, value in arguments.items() if key != "source"}
         result: dict[str, Any] = self._execute_module(MODULE, arguments, task_vars=task_vars)
+        if on_host and not arguments.get("plan"):
+            require_commit(arguments["source"], result)
         # a plan that was made on a host names no file of this machine
         if not result.pop("needs_archive", False) or on_host:
             return result
@@ -72,6 +79,19 @@ class ActionModule(ActionBase):
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
+
+
+def require_commit(source: dict[str, Any], result: dict[str, Any]) -> None:
+    """Raises where a host has planned another commit than the one that was written.
+
+    It decides for all hosts.
+    """
+    version, found = str(source.get("version")), result.get("plan", {}).get("commit")
+    if found and COMMIT.fullmatch(version) and found != version:
+        raise DeployError(
+            f"asgi_app_source.version: the host that was asked has planned commit {found}, not"
+            f" {version}; nothing was changed, find out what runs there"
+        )
 
 
 def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, str]:

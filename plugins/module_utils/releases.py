@@ -167,6 +167,12 @@ def build(directory: Path, request: StageRequest, former: Path | None) -> list[s
     )
     builder.build()
     builder.compile_source(source)
+    if request.checkout is not None:
+        # nothing needs the history any more, and it may name the server
+        request.steps.run(
+            ["find", str(source), *("-name", ".git", "-prune", "-exec", "rm", "-rf", "{}", "+")],
+            purpose="remove the history of the repository",
+        )
     return builder.notes
 
 

@@ -33,6 +33,13 @@ DIGEST_LENGTH = 12
 GIT_TIMEOUT_SECONDS = 600
 #: Stands for a release that only the deploy itself can name.
 UNDECIDED = "undecided"
+GIT_COUNT = "GIT_CONFIG_COUNT"
+#: No code of the repository runs.
+GIT_SETTINGS = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "advice.detachedHead": "false",
+}
 #: Set for the hooks of git, from which a deploy may be started: they name another repository.
 GIT_REPOSITORY = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
@@ -61,81 +68,125 @@ class Entry:
     digest: str
 
 
-def git(
-    arguments: Sequence[str],
-    directory: Path,
-    environment: Mapping[str, str] | None = None,
-    steps: Steps | None = None,
-) -> str:
-    """Runs git and returns its output; it never asks for a password.
+@dataclass(frozen=True)
+class GitAccess:
+    """How git reaches a repository.
 
     Args:
-        arguments: What git is to do.
-        directory: Where.
-        environment: Access to the repository (git_access).
-        steps: What runs it on a host; None on the controller.
+        configuration: Text of a configuration file with what is secret; empty for nothing.
+        steps: What runs git on a host; None on the controller.
+    """
+
+    configuration: str = ""
+    steps: Steps | None = None
+
+
+def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess()) -> str:
+    """Runs git and returns its output; it never asks for a password.
+
+    Neither hooks nor a monitor of the file system run: a repository may be of others.
+
+    Raises:
+        DeployError: git is missing or failed.
     """
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
-    own = {
-        "GIT_TERMINAL_PROMPT": "0",
-        **git_configuration({"safe.directory": "*"}),
-        **(environment or {}),
-    }
-    if steps is not None:
-        ended = steps.run(
-            ["git", *arguments],
-            purpose="read the repository",
-            environment={**own, "HOME": os.devnull},
-            directory=directory,
-            check=False,
-        )
-        if ended.returncode:
-            raise DeployError(f"git {arguments[0]} failed: {hide_credentials(ended.output)}")
-        return ended.stdout
+    if access.steps is not None:
+        return git_on_host(arguments, directory, access.configuration, access.steps)
     inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
-    variables = {**inherited, **own}
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=directory,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GIT_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise DeployError(f"git {arguments[0]} took over {GIT_TIMEOUT_SECONDS} s") from error
+    with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as private:
+        settings = dict(GIT_SETTINGS)
+        if access.configuration:
+            path = Path(private, "config")
+            path.touch(mode=0o600)
+            path.write_text(access.configuration, encoding="utf-8")
+            settings["include.path"] = str(path)
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=directory,
+                env={
+                    **inherited,
+                    "GIT_TERMINAL_PROMPT": "0",
+                    # its errors are read
+                    "LC_ALL": "C",
+                    **git_configuration(settings, int(os.environ.get(GIT_COUNT) or 0)),
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=GIT_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            command = git_command(arguments)
+            raise DeployError(f"git {command} took over {GIT_TIMEOUT_SECONDS} s") from error
     if done.returncode != 0:
-        reason = hide_credentials(done.stderr.decode(errors="replace").strip())
-        raise DeployError(f"git {arguments[0]} failed: {reason}")
+        raise git_failure(arguments, directory, done.stderr.decode(errors="replace"))
     output: bytes = done.stdout
     return output.decode(errors="surrogateescape")
 
 
-def git_configuration(settings: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment that gives git some settings, so that none is in argv."""
-    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (key, value) in enumerate(settings.items()):
+def git_on_host(arguments: Sequence[str], directory: Path, configuration: str, steps: Steps) -> str:
+    """Runs git as a step of a build, with no configuration of the host."""
+    ended = steps.run(
+        ["git", *arguments],
+        purpose="read the repository",
+        environment={
+            "GIT_TERMINAL_PROMPT": "0",
+            "HOME": os.devnull,
+            **git_configuration(GIT_SETTINGS),
+        },
+        secret_files={"GIT_CONFIG_GLOBAL": configuration} if configuration else {},
+        directory=directory,
+        check=False,
+    )
+    if ended.returncode:
+        raise git_failure(arguments, directory, ended.output)
+    return ended.stdout
+
+
+def git_command(arguments: Sequence[str]) -> str:
+    """Returns the command among the arguments of git."""
+    return next(word for word in arguments if not word.startswith("-"))
+
+
+def git_failure(arguments: Sequence[str], directory: Path, text: str) -> DeployError:
+    """Returns the error for a git command that failed, without credentials."""
+    owned = re.search(r"dubious ownership in repository at '(.+)'", text)
+    if owned:
+        return DeployError(
+            f"asgi_app_source: the Git repository {owned[1]}, to which {directory} belongs, has"
+            " another owner than the user who deploys, and its settings could run commands. If you"
+            f" trust it: git config --global --add safe.directory {owned[1]}"
+        )
+    return DeployError(f"git {git_command(arguments)} failed: {hide_credentials(text.strip())}")
+
+
+def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, str]:
+    """Returns the environment that gives git some settings.
+
+    Args:
+        settings: Values by their names; none of them secret.
+        first: How many settings the environment has already, which stay.
+    """
+    variables = {GIT_COUNT: str(first + len(settings))}
+    for number, (key, value) in enumerate(settings.items(), start=first):
         variables[f"GIT_CONFIG_KEY_{number}"] = key
         variables[f"GIT_CONFIG_VALUE_{number}"] = value
     return variables
 
 
-def git_access(url: str, username: str, password: str) -> dict[str, str]:
-    """Returns the environment for git over HTTPS with the given credentials, if any.
+def git_access(url: str, username: str, password: str, steps: Steps | None = None) -> GitAccess:
+    """Returns the access to a repository over HTTPS with the given credentials, if any.
 
     They go to the server of the repository only, not to those of its submodules.
-    `safe.directory` lets it read a repository of another owner (a checkout made by CI).
     """
-    settings = {"safe.directory": "*"}
-    if password:
-        parts = urlsplit(url)
-        token = base64.b64encode(f"{username}:{password}".encode()).decode()
-        key = f"http.{parts.scheme}://{parts.netloc}/.extraHeader"
-        settings[key] = f"Authorization: Basic {token}"
-    return git_configuration(settings)
+    if not password:
+        return GitAccess(steps=steps)
+    parts = urlsplit(url)
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    server = re.sub(r'(["\\])', r"\\\1", f"{parts.scheme}://{parts.netloc}/")
+    return GitAccess(f'[http "{server}"]\n\textraHeader = "Authorization: Basic {token}"\n', steps)
 
 
 def hide_credentials(text: str) -> str:
@@ -163,8 +214,8 @@ def candidates(source: Path) -> Iterator[str]:
     else:
         with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as scratch:
             git(["init", "--quiet", "--bare", scratch], source)
-            variables = {"GIT_DIR": scratch, "GIT_WORK_TREE": str(source)}
-            text = git([*listing, "--", "."], source, variables)
+            place = [f"--git-dir={scratch}", f"--work-tree={source}"]
+            text = git([*place, *listing, "--", "."], source)
     for name in filter(None, text.split("\0")):
         nested = source / name
         if nested.is_dir() and not nested.is_symlink():
@@ -274,8 +325,7 @@ def resolve_commit(
     url: str,
     version: str,
     directory: Path,
-    environment: Mapping[str, str] | None = None,
-    steps: Steps | None = None,
+    access: GitAccess = GitAccess(),
 ) -> str:
     """Returns the commit that a tag, branch or commit of a repository stands for now.
 
@@ -284,7 +334,7 @@ def resolve_commit(
     """
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return version
-    listing = git(["ls-remote", "--", url], directory, environment, steps)
+    listing = git(["ls-remote", "--", url], directory, access)
     refs = {
         name: commit
         for commit, name in (line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
@@ -308,24 +358,22 @@ def checkout(
     url: str,
     commit: str,
     target: Path,
-    environment: Mapping[str, str] | None = None,
-    steps: Steps | None = None,
+    access: GitAccess = GitAccess(),
 ) -> None:
     """Puts the files of one commit, submodules included, into a directory, made if need be."""
     target.mkdir(exist_ok=True)
-    git(["init", "--quiet", "."], target, None, steps)
-    git(["remote", "add", "origin", url], target, None, steps)
+    git(["init", "--quiet", "."], target, access)
+    git(["remote", "add", "origin", url], target, access)
     try:
-        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, environment, steps)
+        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, access)
     except DeployError:
         # an old server gives out only the tips of branches: take all, then pick
         everything = ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
-        git(everything, target, environment, steps)
-    quiet = ["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force"]
-    git([*quiet, commit], target, None, steps)
+        git(everything, target, access)
+    git(["checkout", "--quiet", "--force", commit], target, access)
     if (target / ".gitmodules").exists():
         submodules = ["submodule", "--quiet", "update", "--init", "--recursive"]
-        git(submodules, target, environment, steps)
+        git(submodules, target, access)
 
 
 def project_version(source: Path) -> str:
@@ -424,7 +472,7 @@ def git_plan(
     url: str,
     version: str,
     scratch: Path,
-    access: Mapping[str, str],
+    access: GitAccess,
     build: Mapping[str, Any],
     directory: str,
 ) -> dict[str, str]:
@@ -450,12 +498,11 @@ def host_checkout_plan(
     url: str,
     version: str,
     directory: Path,
-    access: Mapping[str, str],
+    access: GitAccess,
     build: Mapping[str, Any],
-    steps: Steps,
 ) -> dict[str, str]:
     """Plans a release of a commit that every host will check out itself, as the build user."""
-    commit = resolve_commit(url, version, directory, access, steps)
+    commit = resolve_commit(url, version, directory, access)
     release = release_id(f"git.{commit[:7]}", commit, build)
     return plan(release, "", "", commit, hide_credentials(url), "")
 

@@ -274,6 +274,7 @@ migrated:
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -419,11 +420,11 @@ def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     missing = missing_users([build_user(params)]) or shutil.which("git") is None
     if check_mode and missing:
         return {"changed": False, "plan": undecided_plan(source["git"])}
-    access = git_access(source["git"], source["username"] or "", source["password"] or "")
-    build = build_settings(params).identity(params["entrypoint"], params["directory"])
-    plan = host_checkout_plan(
-        source["git"], source["version"], Path("/"), access, build, build_steps(params)
+    access = git_access(
+        source["git"], source["username"] or "", source["password"] or "", build_steps(params)
     )
+    build = build_settings(params).identity(params["entrypoint"], params["directory"])
+    plan = host_checkout_plan(source["git"], source["version"], Path("/"), access, build)
     return {"changed": False, "plan": plan}
 
 
@@ -456,17 +457,13 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         return {**result, "changed": True}
     if plan["archive"] and not params["archive"]:
         return {**result, "changed": True, "needs_archive": True}
-    source = params["source"] or {}
-    access = git_access(
-        source.get("git") or "", source.get("username") or "", source.get("password") or ""
-    )
     user = params["user"] or layout.name
     cache = Path(params["cache_dir"])
     steps = build_steps(params, layout.release(release), cache)
     request = StageRequest(
         release=release,
         archive=Path(params["archive"]) if params["archive"] else None,
-        checkout=lambda target: checkout(source["git"], plan["commit"], target, access, steps),
+        checkout=None if params["archive"] else checkout_from(params["source"], plan, steps),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
         notes=[plan["note"]] if plan.get("note") else [],
         build=build_settings(params),
@@ -491,6 +488,14 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         manifest = stage(layout, request)
         publish(layout, release, static)
     return {**result, "changed": True, "manifest": manifest}
+
+
+def checkout_from(
+    source: dict[str, Any], plan: dict[str, Any], steps: Contained
+) -> Callable[[Path], None]:
+    """Returns a function that fills a directory with the commit of the plan."""
+    access = git_access(source["git"], source["username"] or "", source["password"] or "", steps)
+    return lambda target: checkout(source["git"], plan["commit"], target, access)
 
 
 def main() -> None:

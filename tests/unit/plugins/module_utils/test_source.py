@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.server
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -453,12 +454,87 @@ def test_credentials_are_not_shown_when_git_fails(tmp_path: Path, url: str) -> N
     assert "s3c" not in caught.value.message
 
 
-def test_credentials_for_git_are_not_arguments() -> None:
-    variables = source.git_access("https://git.example.com/blog.git", "deploy", "s3cret")
+def test_credentials_for_git_are_in_a_file_that_only_its_user_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in its arguments nor in its environment, and gone after."""
+    access = source.git_access("https://git.example.com/blog.git", "deploy", "s3cret")
     # base64 of deploy:s3cret
-    assert "Authorization: Basic ZGVwbG95OnMzY3JldA==" in variables.values()
-    assert all(key.startswith("GIT_CONFIG_") for key in variables)
-    assert source.git_access("https://git.example.com/x", "deploy", "")["GIT_CONFIG_COUNT"] == "1"
+    assert "Authorization: Basic ZGVwbG95OnMzY3JldA==" in access.configuration
+    given: list[dict[str, Any]] = []
+
+    def run(argv: list[str], *, env: dict[str, str], **_more: Any) -> Any:
+        (path,) = [Path(value) for key, value in env.items() if value.endswith("/config")]
+        given.append({"argv": argv, "env": env, "mode": path.stat().st_mode & 0o777, "path": path})
+        return subprocess.CompletedProcess(argv, 0, b"", b"")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(source.subprocess, "run", run)
+        source.git(["ls-remote", "--", "https://git.example.com/blog.git"], tmp_path, access)
+    (call,) = given
+    assert call["mode"] == 0o600
+    assert "ZGVwbG95" not in f"{call['argv']}{call['env']}"
+    assert not call["path"].exists()
+    assert source.git_access("https://git.example.com/x", "deploy", "").configuration == ""
+
+
+# --- whom a repository belongs to -----------------------------------------------------------------
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Path:
+    """A repository whose settings and hooks would run a program, which leaves a file."""
+    root = repository(tmp_path / "app")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    git(root, "config", "core.fsmonitor", str(program))
+    git(root, "config", "core.hooksPath", str(tmp_path / "hooks"))
+    (tmp_path / "hooks").mkdir()
+    for hook in ("post-checkout", "post-index-change", "reference-transaction"):
+        shutil.copy(program, tmp_path / "hooks" / hook)
+    # so the trap works, and the tests can fail
+    git(root, "status")
+    assert (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    return root
+
+
+def test_no_program_of_a_repository_runs(trap: Path, tmp_path: Path) -> None:
+    """An archive may have brought a .git, and what is unpacked is one's own."""
+    assert names(source.entries(trap)) == sorted(FILES)
+    assert names(source.entries(trap / "blog")) == ["__init__.py", "main.py"]
+    git_plan(f"file://{trap}", "HEAD", tmp_path / "scratch")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_the_repository_of_another_user_is_rejected(
+    trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can make /tmp/.git would say what a deploy of /tmp/build takes."""
+    shutil.chown(trap / ".git", "nobody")
+    for directory in (trap, trap / "blog"):
+        with pytest.raises(DeployError, match=r"has another owner than the user") as caught:
+            source.entries(directory)
+        assert f"git config --global --add safe.directory {trap}" in caught.value.message
+    assert not (tmp_path / "ran").exists()
+    # as a CI system does
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "safe.directory")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(trap))
+    assert names(source.entries(trap)) == sorted(FILES)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_of_the_environment_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By them CI systems give git credentials and mirrors."""
+    repository(tmp_path / "mirror/blog.git")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{tmp_path}/mirror/.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://git.example.com/")
+    plan = git_plan("https://git.example.com/blog.git", "main", tmp_path / "scratch")
+    assert plan["commit"] == git(tmp_path / "mirror/blog.git", "rev-parse", "HEAD")
 
 
 class Recording(http.server.SimpleHTTPRequestHandler):
@@ -539,9 +615,10 @@ def test_git_on_a_host_is_a_step_of_the_build(
         url = f"{server}/blog.git"
         with monkeypatch.context() as patched:
             patched.setattr(source, "subprocess", SimpleNamespace(run=never))
-            commit = source.resolve_commit(url, "main", target, {}, uncontained)
-            source.checkout(url, commit, target, {}, uncontained)
-            plan = source.host_checkout_plan(url, "main", tmp_path, {}, {}, uncontained)
+            access = source.GitAccess(steps=uncontained)
+            commit = source.resolve_commit(url, "main", target, access)
+            source.checkout(url, commit, target, access)
+            plan = source.host_checkout_plan(url, "main", tmp_path, access, {})
     assert (target / "blog/main.py").is_file()
     assert commit == git(tmp_path / "origin", "rev-parse", "main")
     assert plan["commit"] == commit
