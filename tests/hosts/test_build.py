@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from typing import Any
 
@@ -39,6 +40,8 @@ def leave_a_process():
     os.setsid()
     if os.fork():
         os._exit(0)
+    # the installer waits for the end of what it can read
+    os.closerange(0, 1024)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     (home / "left").touch()
@@ -102,7 +105,11 @@ def hostile(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     found = dataclasses.replace(
         one_site,
         directory=directory,
-        variables={"asgi_app_name": NAME, "asgi_app_entrypoint": "hello:app"},
+        variables={
+            "asgi_app_name": NAME,
+            "asgi_app_entrypoint": "hello:app",
+            "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",
+        },
     )
     found.role("app", asgi_app_source={"path": str(HELLO)})
     return found
@@ -136,7 +143,9 @@ def assert_nothing_is_left(site: Site) -> None:
 def test_a_hostile_dependency_gains_nothing_that_is_not_its_own(hostile: Site) -> None:
     before = releases(hostile)
     hello = hostile.run(f"sha256sum {APP_ROOT}/releases/*/source/hello.py")
-    requirements = (HELLO / "requirements.txt").read_text() + "./evil\n"
+    # a directory has no hash, so nothing has one
+    pins = re.findall(r"^[a-z].*==[^ ]+", (HELLO / "requirements.txt").read_text(), re.MULTILINE)
+    requirements = "\n".join([*pins, "./evil", ""])
     build(
         hostile,
         {
@@ -234,7 +243,7 @@ def test_an_import_that_needs_more_memory_than_an_instance_has_is_rejected(hosti
 
 def test_a_file_that_does_not_compile_is_a_note(hostile: Site) -> None:
     before = releases(hostile)
-    build(hostile, {"templates/new.py": "{{ name }}\n"})
+    build(hostile, {"templates/new.py": "{% block name %}\n"})
     (release,) = set(releases(hostile)) - set(before)
     manifest = json.loads(hostile.run(f"cat {APP_ROOT}/manifests/{release}.json"))
     assert manifest["notes"] == ["not compiled, as they are no valid Python: templates/new.py"]
