@@ -89,8 +89,8 @@ def require_commit(source: dict[str, Any], result: dict[str, Any]) -> None:
     version, found = str(source.get("version")), result.get("plan", {}).get("commit")
     if found and COMMIT.fullmatch(version) and found != version:
         raise DeployError(
-            f"asgi_app_source.version: the host that was asked has planned commit {found}, not"
-            f" {version}; nothing was changed, find out what runs there"
+            f"asgi_app_source.version: the first host planned commit {found}, not"
+            f" {version}; nothing was changed. Find out who controls that host"
         )
 
 

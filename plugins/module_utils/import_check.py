@@ -8,6 +8,7 @@ Same user, sandbox, environment, secrets and memory limit as an instance.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -99,7 +100,7 @@ class ImportCheck:
             return answer(ended, self.entrypoint)
         raise DeployError(
             f"{self.entrypoint} of release {release} cannot be imported, so the release was not"
-            f" kept and what was serving still serves{self.reason(ended)}:\n{ended.output}"
+            f" kept; the live release is unchanged{self.reason(ended)}:\n{ended.output}"
         )
 
     def reason(self, ended: Ended) -> str:
@@ -123,9 +124,10 @@ def answer(ended: Ended, entrypoint: str) -> dict[str, Any]:
     """
     for line in reversed(ended.stdout.splitlines()):
         if line.startswith(import_program.MARK):
-            found: dict[str, Any] = json.loads(line.removeprefix(import_program.MARK))
-            return found
+            with contextlib.suppress(ValueError):
+                found: dict[str, Any] = json.loads(line.removeprefix(import_program.MARK))
+                return found
     raise DeployError(
-        f"{entrypoint} ended the process while it was imported, so the release was not kept and"
-        f" what was serving still serves; find the call of os._exit or os.exec:\n{ended.output}"
+        f"{entrypoint} ended the process while it was imported, so the release was not kept; the"
+        f" live release is unchanged; find the call of os._exit or os.exec:\n{ended.output}"
     )

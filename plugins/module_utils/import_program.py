@@ -30,7 +30,7 @@ class Rejected(Exception):
 
 
 def migration_heads() -> list[str] | None:
-    """Returns the newest migrations of the release, where its tool can tell; None otherwise."""
+    """Returns the newest migrations of the release, None without Alembic or Django."""
     if Path("alembic.ini").exists() and importlib.util.find_spec("alembic"):
         config = importlib.import_module("alembic.config").Config("alembic.ini")
         script = importlib.import_module("alembic.script")
@@ -79,8 +79,8 @@ def imported(entrypoint: str, server: str) -> dict[str, Any]:
 
 def main(entrypoint: str, server: str, timeout_seconds: str) -> None:
     """Runs the check and ends the process, whatever threads and exit handlers the app has."""
-    # the app may replace or close its standard output
-    answer = os.dup(1)
+    # the app may replace or close its output
+    answer, errors = os.dup(1), os.dup(2)
     # an import that hangs ends with the stack of each thread
     faulthandler.dump_traceback_later(float(timeout_seconds), exit=True)
     sys.path.insert(0, "")
@@ -90,9 +90,10 @@ def main(entrypoint: str, server: str, timeout_seconds: str) -> None:
         os.write(answer, f"\n{MARK}{text}\n".encode())
         code = 0
     except Rejected as error:
-        print(error, file=sys.stderr)
+        os.write(errors, f"{error}\n".encode())
     except BaseException:
-        traceback.print_exc()
-    with contextlib.suppress(Exception):
-        sys.stderr.flush()
-    os._exit(code)
+        os.write(errors, traceback.format_exc().encode(errors="replace"))
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)

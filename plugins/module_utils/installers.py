@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .commands import run
-from .contained import Steps, private_files
+from .contained import Steps, private_files, proxy_variables
 from .errors import DeployError
 
 TOOL_DIRECTORY = Path("/opt/asgi")
@@ -152,12 +152,11 @@ class Builder:
 
     def install(self, argv: Sequence[str], variables: Mapping[str, str], purpose: str) -> None:
         """Runs a step that reads the package indexes."""
-        lines = netrc_lines(self.settings.indexes())
         self.steps.run(
             argv,
             purpose=purpose,
             environment=variables,
-            secret_files={"NETRC": "".join(f"{line}\n" for line in lines)} if lines else {},
+            secret_files=index_credentials(self.settings),
             directory=self.source,
         )
 
@@ -285,6 +284,12 @@ def index_variables(settings: BuildSettings) -> dict[str, str]:
     return variables
 
 
+def index_credentials(settings: BuildSettings) -> dict[str, str]:
+    """Returns the text of the file that the variable NETRC names, if an index has credentials."""
+    lines = netrc_lines(settings.indexes())
+    return {"NETRC": "".join(f"{line}\n" for line in lines)} if lines else {}
+
+
 def netrc_lines(indexes: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns a netrc line for each index that has credentials.
 
@@ -357,15 +362,13 @@ def ensure_uv(settings: BuildSettings) -> Path:
     # root reads no configuration and no cache of the build user
     own = {"HOME": os.devnull, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
     pip = [str(aside / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    lines = netrc_lines(settings.indexes())
-    texts = {"NETRC": "".join(f"{line}\n" for line in lines)} if lines else {}
     try:
         run(
             ["python3", "-m", "venv", str(aside)],
             timeout_seconds=settings.timeout_seconds,
             doing="make an environment for uv",
         )
-        with private_files(f"uv@{os.getpid()}-0", texts) as files:
+        with private_files(f"uv@{os.getpid()}-0", index_credentials(settings)) as files:
             run(
                 [
                     *pip,
@@ -376,6 +379,7 @@ def ensure_uv(settings: BuildSettings) -> Path:
                 ],
                 timeout_seconds=settings.timeout_seconds,
                 environment={
+                    **proxy_variables(),
                     **index_variables(settings),
                     **{name: str(path) for name, path in files.items()},
                     **own,

@@ -104,7 +104,7 @@ def run_unit(
         raise
     if done.returncode == 0:
         return Ended(0, done.stdout, done.stderr)
-    # a failed unit stays loaded, so that it can be asked
+    # systemd keeps the status of a failed unit
     [status] = systemd.show([unit])
     result = status.result
     journal = ""

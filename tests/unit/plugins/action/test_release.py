@@ -56,5 +56,7 @@ def test_a_host_cannot_put_another_commit_in_the_place_of_one(
 ) -> None:
     """The first host of a run plans for all."""
     source = {"git": "https://example.com/blog", "version": "b" * 40, "checkout": "host"}
-    with pytest.raises(DeployError, match=f"has planned commit {'a' * 40}, not {'b' * 40}"):
+    with pytest.raises(
+        DeployError, match=f"the first host planned commit {'a' * 40}, not {'b' * 40}"
+    ):
         asked(monkeypatch, {"name": "blog", "source": source}, {"plan": PLAN})

@@ -64,6 +64,8 @@ def test_a_good_app_passes_whatever_it_does_beside(tmp_path: Path, habit: str) -
         ("import sys; sys.exit('no settings')\n", "main:app", "SystemExit: no settings"),
         (APP, "main:none", "AttributeError: module 'main' has no attribute 'none'"),
         (APP, "none:app", "ModuleNotFoundError: No module named 'none'"),
+        (HABITS["replaces its output"] + "1 / 0\n", "main:app", "ZeroDivisionError"),
+        ("import sys; sys.stderr.close()\n1 / 0\n", "main:app", "ZeroDivisionError"),
         ("app = 1\n", "main:app", "main:app is not callable, so it is no ASGI application"),
     ],
 )
@@ -86,8 +88,9 @@ def test_an_import_that_hangs_ends_with_the_place(tmp_path: Path) -> None:
 def test_an_app_that_ends_the_process_is_named(tmp_path: Path) -> None:
     ended = program(tmp_path, "import os; os._exit(0)\n")
     assert ended.returncode == 0
-    with pytest.raises(DeployError, match="main:app ended the process while it was imported"):
-        import_check.answer(ended, "main:app")
+    for found in (ended, Ended(0, f"{import_program.MARK}spoilt\n", "")):
+        with pytest.raises(DeployError, match="main:app ended the process while it was imported"):
+            import_check.answer(found, "main:app")
 
 
 def test_the_newest_migrations_of_alembic_are_found(tmp_path: Path) -> None:
@@ -128,10 +131,10 @@ def test_the_timeout_follows_that_of_the_health_check(
 @pytest.mark.parametrize(
     ("ended", "text"),
     [
-        (Ended(1, "", "NameError: x", "exit-code"), "still serves:\nNameError: x"),
+        (Ended(1, "", "NameError: x", "exit-code"), "is unchanged:\nNameError: x"),
         (Ended(1, "", "", "oom-kill", 0, "OOM killer"), "than asgi_service_memory_max, 256M"),
         (Ended(1, "", "", "timeout", 0, "Stopping"), "took longer than 120 s (asgi_service_health"),
-        (Ended(1, "", "", "signal", 11, "segfault"), "still serves; it was ended by SIGSEGV:"),
+        (Ended(1, "", "", "signal", 11, "segfault"), "is unchanged; it was ended by SIGSEGV:"),
     ],
 )
 def test_a_failure_says_which_limit_it_was_and_shows_the_journal(
