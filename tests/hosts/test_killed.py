@@ -475,10 +475,12 @@ def test_a_host_lost_in_its_rollout_ends_it_alone(one_site: Site, step: str) -> 
     """The module needs no connection: one version serves, the next run has nothing to do."""
     before = one_site.serving()
     version = one_site.variant("same", f"network lost at {step}")
+    # the module is stopped until the run has given up the host, which takes 30 s and more
+    patient = {"asgi_service_health_timeout_seconds": 300}
     with load_inside(one_site) as stop:
-        output = cut_off_at(one_site, "step", step, version)
+        output = cut_off_at(one_site, "step", step, version, **patient)
         serving = one_site.serving()
-        again = one_site.deploy(version)
+        again = one_site.deploy(version, **patient)
         result = stop()
     assert "cannot be reached, what serves there is not known" in output
     assert serving != before
