@@ -204,6 +204,7 @@ def test_git_on_the_host(second: Site, repository: dict[str, str]) -> None:
     release = staged(
         second, asgi_app_source={"git": "/srv/git", "version": "main", "checkout": "host"}
     )
+    assert second.run(f"find {release} -name .git") == ""
     assert repository["main"] in manifest(second, release)
     assert "Servus from" in greeting(second, release)
 
