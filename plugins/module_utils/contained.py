@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from . import systemd, transient
 from .commands import BASE_ENVIRONMENT
@@ -33,37 +32,6 @@ PRIVATE_FILES = Path("/run/asgi-deploy/build")
 CREDENTIALS = Path("/run/credentials")
 #: Variables for HTTP proxies, in lower or upper case.
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
-
-
-class Steps(Protocol):
-    """Runs the steps of a build."""
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        purpose: str,
-        environment: Mapping[str, str] | None = None,
-        secret_files: Mapping[str, str] | None = None,
-        directory: Path | None = None,
-        input_file: Path | None = None,
-        check: bool = True,
-    ) -> Ended:
-        """Runs a program to its end.
-
-        Args:
-            argv: Program and arguments; never a secret among them.
-            purpose: What the step is for, for an error text ("install the packages").
-            environment: Added to the small base environment; only root and the step read it.
-            secret_files: Contents of files that only this step can read, by the names of the
-                variables that have their paths.
-            directory: Working directory.
-            input_file: What the program reads as standard input; nothing by default.
-            check: Raise where it fails.
-
-        Raises:
-            DeployError: It failed (with check), took too long or used too much memory.
-        """
 
 
 @dataclass(frozen=True)
@@ -99,7 +67,21 @@ class Contained:
         input_file: Path | None = None,
         check: bool = True,
     ) -> Ended:
-        """Runs one step; see Steps."""
+        """Runs a program as a step, to its end.
+
+        Args:
+            argv: Program and arguments; never a secret among them.
+            purpose: What the step is for, for an error text ("install the packages").
+            environment: Added to the small base environment; only root and the step read it.
+            secret_files: Contents of files that only this step can read, by the names of the
+                variables that have their paths.
+            directory: Working directory.
+            input_file: What the program reads as standard input; nothing by default.
+            check: Raise where it fails.
+
+        Raises:
+            DeployError: It failed (with check), took too long or used too much memory.
+        """
         step = f"{os.getpid()}-{next(self.numbers)}"
         unit = f"{self.app}-build@{step}.service"
         secrets = secret_files or {}
@@ -162,6 +144,7 @@ class Contained:
         if PRIVATE_FILES.is_dir():
             for path in PRIVATE_FILES.iterdir():
                 if not is_running(path.name):
+                    # a run of another app may be removing it too
                     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -191,4 +174,4 @@ def private_files(name: str, texts: Mapping[str, str]) -> Iterator[dict[str, Pat
                 file.write(text)
         yield paths
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(directory)

@@ -5,14 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 #: A directory, and no link to one.
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A file, and no link to one; a pipe in its place must not block the open.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@contextlib.contextmanager
+def opened(name: str | Path, flags: int, directory: int | None = None) -> Iterator[int]:
+    """Yields the descriptor of what an open directory has under a name, or a path leads to."""
+    descriptor = os.open(name, flags, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: Path) -> str | None:
@@ -25,11 +37,8 @@ def read_text(path: Path) -> str | None:
 
 def sync_directory(path: Path) -> None:
     """Makes renames and removals in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_atomic(

@@ -73,6 +73,7 @@ def imported(entrypoint: str, server: str) -> dict[str, Any]:
     try:
         found["migration_heads"] = migration_heads()
     except Exception as error:
+        # the app can be served all the same; the manifest says why they are unknown
         found["migration_heads_unknown"] = f"{type(error).__name__}: {error}"
     return found
 

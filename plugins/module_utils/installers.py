@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .commands import run
-from .contained import Steps, private_files, proxy_variables
+from .contained import Contained, private_files, proxy_variables
 from .errors import DeployError
 
 TOOL_DIRECTORY = Path("/opt/asgi")
@@ -95,7 +95,7 @@ class Builder:
     """
 
     settings: BuildSettings
-    steps: Steps
+    steps: Contained
     directory: Path
     source: Path
     cache: Path

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import static
-from .contained import Steps
+from .contained import Contained
 from .errors import DeployError
 from .files import read_text, remove, write_atomic
 from .import_check import ImportCheck
@@ -52,7 +52,7 @@ class StageRequest:
     archive: Path | None
     manifest: Mapping[str, Any]
     build: BuildSettings
-    steps: Steps
+    steps: Contained
     user: str
     build_user: str
     cache: Path

@@ -47,31 +47,18 @@ FIXED = (
     ("SystemCallErrorNumber", "EPERM"),
 )
 
-#: Of the steps of a build. Compilers, Node and SSH need more than an app: memory that is writable
-#: and executable, all of /proc, root as the owner of system files.
+#: What compilers, Node and SSH need beyond an app: namespaces, any system call, and root as the
+#: owner of system files.
+LIFTED = {
+    "PrivateUsers",
+    "PrivateIPC",
+    "RestrictNamespaces",
+    "SystemCallFilter",
+    "SystemCallErrorNumber",
+}
+#: Of the steps of a build.
 BUILD = (
-    ("NoNewPrivileges", "yes"),
-    ("CapabilityBoundingSet", ""),
-    ("ProtectSystem", "strict"),
-    ("ProtectHome", "yes"),
-    ("PrivateTmp", "yes"),
-    ("PrivateDevices", "yes"),
-    ("PrivateMounts", "yes"),
-    ("ProtectHostname", "yes"),
-    ("ProtectClock", "yes"),
-    ("ProtectKernelTunables", "yes"),
-    ("ProtectKernelModules", "yes"),
-    ("ProtectKernelLogs", "yes"),
-    ("ProtectControlGroups", "yes"),
-    ("ProtectProc", "invisible"),
-    ("RestrictRealtime", "yes"),
-    ("RestrictSUIDSGID", "yes"),
-    ("LockPersonality", "yes"),
-    ("RemoveIPC", "yes"),
-    ("KeyringMode", "private"),
-    ("UMask", "0027"),
-    ("LimitCORE", "0"),
-    ("SystemCallArchitectures", "native"),
+    *((key, value) for key, value in FIXED if key not in LIFTED),
     # beside the slices of the apps and of the system, so that it yields to all of them
     ("Slice", "-.slice"),
     ("Nice", "10"),

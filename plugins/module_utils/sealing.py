@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from .files import DIRECTORY, FILE
+from .files import DIRECTORY, FILE, opened
 
 CHUNK_BYTES = 2**20
 #: Name of a shared file until it has taken the place of the copy.
@@ -30,64 +31,47 @@ def seal(directory: Path, former: Path | None = None) -> None:
         former: A sealed release; files that are the same become hard links to its files.
     """
     group = directory.stat().st_gid
-    opened = os.open(directory, DIRECTORY)
-    other = open_below(None, str(former)) if former else None
-    try:
-        seal_directory(opened, group, other)
-    finally:
-        os.close(opened)
-        if other is not None:
-            os.close(other)
+    other = opened(former, DIRECTORY) if former else contextlib.nullcontext()
+    with opened(directory, DIRECTORY) as release, other as sealed:
+        seal_directory(release, group, sealed)
 
 
-def seal_directory(opened: int, group: int, former: int | None) -> None:
+def seal_directory(directory: int, group: int, former: int | None) -> None:
     """Seals an open directory and what is in it.
 
     Args:
-        opened: The directory.
+        directory: The directory.
         group: Group that can read it.
         former: The directory of a sealed release at the same place, if there is one.
     """
     # at first the directory itself: from then on only root makes names in it
-    os.fchown(opened, root(), group)
-    os.fchmod(opened, 0o750)
-    with os.scandir(opened) as entries:
+    os.fchown(directory, root(), group)
+    os.fchmod(directory, 0o750)
+    with os.scandir(directory) as entries:
         names = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in entries]
     for name, mode in names:
         if stat.S_ISDIR(mode):
-            below = os.open(name, DIRECTORY, dir_fd=opened)
-            other = None if former is None else open_below(former, name)
-            try:
+            with opened(name, DIRECTORY, directory) as below, sealed_below(former, name) as other:
                 seal_directory(below, group, other)
-            finally:
-                os.close(below)
-                if other is not None:
-                    os.close(other)
         elif stat.S_ISREG(mode):
-            seal_file(opened, name, group, former)
+            seal_file(directory, name, group, former)
         elif stat.S_ISLNK(mode):
-            os.chown(name, root(), group, dir_fd=opened, follow_symlinks=False)
+            os.chown(name, root(), group, dir_fd=directory, follow_symlinks=False)
         else:
-            os.unlink(name, dir_fd=opened)
+            os.unlink(name, dir_fd=directory)
 
 
-def seal_file(opened: int, name: str, group: int, former: int | None) -> None:
+def seal_file(directory: int, name: str, group: int, former: int | None) -> None:
     """Seals a file of an open directory, or takes the same file of a sealed release."""
-    descriptor = os.open(name, FILE, dir_fd=opened)
-    try:
-        os.fchown(descriptor, root(), group)
-        os.fchmod(descriptor, 0o750 if os.fstat(descriptor).st_mode & 0o100 else 0o640)
+    with opened(name, FILE, directory) as file:
+        os.fchown(file, root(), group)
+        os.fchmod(file, 0o750 if os.fstat(file).st_mode & 0o100 else 0o640)
         if former is None:
             return
-        with contextlib.suppress(OSError):
-            other = os.open(name, FILE, dir_fd=former)
-            try:
-                if same(descriptor, other, name):
-                    share(former, opened, name)
-            finally:
-                os.close(other)
-    finally:
-        os.close(descriptor)
+        # what cannot be shared stays a copy
+        with contextlib.suppress(OSError), opened(name, FILE, former) as other:
+            if same(file, other, name):
+                share(former, directory, name)
 
 
 def same(one: int, other: int, name: str) -> bool:
@@ -106,18 +90,21 @@ def same(one: int, other: int, name: str) -> bool:
     return True
 
 
-def share(former: int, opened: int, name: str) -> None:
+def share(former: int, directory: int, name: str) -> None:
     """Replaces a file by a hard link to that of a sealed release."""
-    os.link(name, ASIDE, src_dir_fd=former, dst_dir_fd=opened, follow_symlinks=False)
-    os.rename(ASIDE, name, src_dir_fd=opened, dst_dir_fd=opened)
+    os.link(name, ASIDE, src_dir_fd=former, dst_dir_fd=directory, follow_symlinks=False)
+    os.rename(ASIDE, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
-def open_below(directory: int | None, name: str) -> int | None:
-    """Opens a directory, or returns None where there is none."""
-    try:
-        return os.open(name, DIRECTORY, dir_fd=directory)
-    except OSError:
-        return None
+@contextlib.contextmanager
+def sealed_below(former: int | None, name: str) -> Iterator[int | None]:
+    """Yields a directory of a sealed release; None where it has none of that name."""
+    with contextlib.ExitStack() as stack:
+        below = None
+        if former is not None:
+            with contextlib.suppress(OSError):
+                below = stack.enter_context(opened(name, DIRECTORY, former))
+        yield below
 
 
 def root() -> int:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from .contained import Steps
+from .contained import Contained
 from .errors import DeployError
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
@@ -78,7 +78,7 @@ class GitAccess:
     """
 
     configuration: str = ""
-    steps: Steps | None = None
+    steps: Contained | None = None
 
 
 def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess()) -> str:
@@ -126,7 +126,9 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
     return output.decode(errors="surrogateescape")
 
 
-def git_on_host(arguments: Sequence[str], directory: Path, configuration: str, steps: Steps) -> str:
+def git_on_host(
+    arguments: Sequence[str], directory: Path, configuration: str, steps: Contained
+) -> str:
     """Runs git as a step of a build, with no configuration of the host."""
     ended = steps.run(
         ["git", *arguments],
@@ -176,7 +178,7 @@ def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, 
     return variables
 
 
-def git_access(url: str, username: str, password: str, steps: Steps | None = None) -> GitAccess:
+def git_access(url: str, username: str, password: str, steps: Contained | None = None) -> GitAccess:
     """Returns the access to a repository over HTTPS with the given credentials, if any.
 
     They go to the server of the repository only, not to those of its submodules.

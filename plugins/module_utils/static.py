@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from .errors import DeployError
-from .files import DIRECTORY, FILE, link_atomic, remove, sync_directory
+from .files import DIRECTORY, FILE, link_atomic, opened, remove, sync_directory
 from .layout import SLOTS, Layout
 
 
@@ -153,11 +153,8 @@ def copy_tree(source: int, target: Path) -> None:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 (target / entry.name).mkdir()
-                below = os.open(entry.name, DIRECTORY, dir_fd=source)
-                try:
+                with opened(entry.name, DIRECTORY, source) as below:
                     copy_tree(below, target / entry.name)
-                finally:
-                    os.close(below)
             elif entry.is_file(follow_symlinks=False):
                 copy_file(os.open(entry.name, FILE, dir_fd=source), target / entry.name)
 

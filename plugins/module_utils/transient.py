@@ -71,7 +71,7 @@ def run_unit(
     timeout_seconds: float,
     input_file: Path | None = None,
 ) -> Ended:
-    """Runs a program as a transient unit to its end; no process of it is left behind.
+    """Runs a program as a transient unit to its end; none of its processes survives it.
 
     Args:
         unit: Name of the unit, which must not be loaded.
@@ -115,8 +115,7 @@ def run_unit(
     return Ended(done.returncode, done.stdout, done.stderr, result, number, journal)
 
 
-def stop(*units: str) -> None:
-    """Ends transient units with all their processes, and lets systemd unload them."""
-    if units:
-        systemd.systemctl("stop", *units, check=False)
-        systemd.systemctl("reset-failed", *units, check=False)
+def stop(unit: str) -> None:
+    """Ends a transient unit with all its processes, and lets systemd unload it."""
+    systemd.systemctl("stop", unit, check=False)
+    systemd.systemctl("reset-failed", unit, check=False)

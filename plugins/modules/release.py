@@ -297,6 +297,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.report import missing_
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS, server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
+    GitAccess,
     checkout,
     git_access,
     host_checkout_plan,
@@ -411,6 +412,11 @@ def build_steps(params: dict[str, Any], *writable_paths: Path) -> Contained:
     )
 
 
+def access_from(source: dict[str, Any], steps: Contained) -> GitAccess:
+    """Returns the access of this host to the repository of a source."""
+    return git_access(source["git"], source["username"] or "", source["password"] or "", steps)
+
+
 def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Plans a release whose source is checked out on the host.
 
@@ -420,9 +426,7 @@ def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     missing = missing_users([build_user(params)]) or shutil.which("git") is None
     if check_mode and missing:
         return {"changed": False, "plan": undecided_plan(source["git"])}
-    access = git_access(
-        source["git"], source["username"] or "", source["password"] or "", build_steps(params)
-    )
+    access = access_from(source, build_steps(params))
     build = build_settings(params).identity(params["entrypoint"], params["directory"])
     plan = host_checkout_plan(source["git"], source["version"], Path("/"), access, build)
     return {"changed": False, "plan": plan}
@@ -494,7 +498,7 @@ def checkout_from(
     source: dict[str, Any], plan: dict[str, Any], steps: Contained
 ) -> Callable[[Path], None]:
     """Returns a function that fills a directory with the commit of the plan."""
-    access = git_access(source["git"], source["username"] or "", source["password"] or "", steps)
+    access = access_from(source, steps)
     return lambda target: checkout(source["git"], plan["commit"], target, access)
 
 

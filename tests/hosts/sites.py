@@ -85,6 +85,11 @@ class Played:
     seconds: float
 
     @property
+    def unwrapped(self) -> str:
+        """The output in one line: Ansible breaks long ones."""
+        return " ".join(self.output.split())
+
+    @property
     def changed(self) -> int:
         """Changed tasks of all hosts."""
         return sum(int(match[3]) for match in RECAP.finditer(self.output))

@@ -461,7 +461,7 @@ def test_a_balancer_is_refused_before_anything_is_touched(fleet: Fleet) -> None:
     refused = fleet.all.play(
         "asgi.deploy.site", expect=2, asgi_app_source={"path": str(BLOG)}, asgi_balancers="one"
     )
-    text = " ".join(refused.output.split())
+    text = refused.unwrapped
     assert "asgi_proxy_upstreams: a balancer needs the app hosts" in text
     assert "asgi_balancers: one runs the app" in text
     assert refused.changed == 0

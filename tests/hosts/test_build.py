@@ -227,7 +227,7 @@ def test_a_build_that_fails_leaves_nothing_and_says_why(
         **variables,
     )
     assert "sh build.sh to build what asgi_app_build_commands names" in played.output
-    assert text in " ".join(played.output.split())
+    assert text in played.unwrapped
     assert_nothing_is_left(hostile)
     assert releases(hostile) == before
 
@@ -236,7 +236,7 @@ def test_an_import_that_needs_more_memory_than_an_instance_has_is_rejected(hosti
     text = (HELLO / "hello.py").read_text() + "\nEATEN = b'x' * 2**30\n"
     before = releases(hostile)
     played = build(hostile, {"hello.py": text}, expect=2)
-    assert "used more memory than asgi_service_memory_max, 512M" in " ".join(played.output.split())
+    assert "used more memory than asgi_service_memory_max, 512M" in played.unwrapped
     assert releases(hostile) == before
     assert_nothing_is_left(hostile)
 

@@ -179,7 +179,7 @@ def wait_until(true: Callable[[], Any], what: str) -> None:
 
 
 def assert_no_leftover(site: Site) -> None:
-    """Nothing of a build that was cut off is there: each directory is a release."""
+    """Nothing of an interrupted build is there: each directory is a release."""
     manifests = site.run("ls -A /srv/blog/manifests").replace(".json\n", "\n")
     assert site.run("ls -A /srv/blog/releases") == manifests
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sites import DOMAIN, ROOT, Played, Site
+from sites import DOMAIN, ROOT, Site
 
 HELLO = ROOT / "examples" / "hello"
 NAME = "hello-two"
@@ -92,11 +92,6 @@ def write_wheel(
     with zipfile.ZipFile(path, "w") as wheel:
         for one, text in {**contents, f"{info}/RECORD": record}.items():
             wheel.writestr(one, text)
-
-
-def unwrapped(played: Played) -> str:
-    """An output in one line."""
-    return " ".join(played.output.split())
 
 
 def releases(site: Site) -> list[str]:
@@ -248,7 +243,7 @@ def test_archive_from_a_url(second: Site, downloads: tuple[Path, str]) -> None:
     local = {"archive": str(archive), "checksum": source["checksum"]}
     for wrong_source in (source, local):
         wrong = second.role("app", expect=2, asgi_app_source=wrong_source)
-        assert f"has {sha256(archive)}, not {source['checksum']}" in unwrapped(wrong)
+        assert f"has {sha256(archive)}, not {source['checksum']}" in wrong.unwrapped
     wrong = second.role(
         "app", expect=2, asgi_app_source={"archive": str(archive)}, **NO_SUCH_PYTHON
     )
@@ -268,7 +263,7 @@ def test_wheel(second: Site, tmp_path: Path) -> None:
     before = releases(second)
     write_wheel(wheel, {"hello.py": text + " "}, "hello-wheel", "2.1", ["uvicorn==0.54.0"])
     wrong = second.role("app", expect=2, asgi_app_source=source)
-    assert f"has {sha256(wheel)}, not {source['checksum']}" in unwrapped(wrong)
+    assert f"has {sha256(wheel)}, not {source['checksum']}" in wrong.unwrapped
     assert releases(second) == before
 
 

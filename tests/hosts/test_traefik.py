@@ -94,7 +94,7 @@ def test_a_live_site_moves_to_traefik(blog: OwnAuthority, traefik: dict[str, Any
         assert answered(load)
         result = load.stop()
     print(f"measured: to Traefik, gap {gap_seconds(played)} s: {result.report()}")
-    assert "gets the ports of this host from caddy" in " ".join(played.output.split())
+    assert "gets the ports of this host from caddy" in played.unwrapped
     assert set(result.releases) == {first}
     assert holders(blog) == {
         "caddy.service": False,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import contained, systemd, transient
 from ansible_collections.asgi.deploy.plugins.module_utils import layout as layout_module
-from ansible_collections.asgi.deploy.plugins.module_utils import systemd
-from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
-from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended
+from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended, Property
 
 
 class TestLayout(Layout):
@@ -61,38 +62,35 @@ def stage(app: Layout) -> Callable[..., None]:
     return put
 
 
-class Uncontained:
-    """Runs the steps of a build where there is no systemd."""
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        purpose: str,
-        environment: Mapping[str, str] | None = None,
-        secret_files: Mapping[str, str] | None = None,
-        directory: Path | None = None,
-        input_file: Path | None = None,
-        check: bool = True,
-    ) -> Ended:
-        assert not secret_files
-        with Path(input_file or os.devnull).open("rb") as given:
-            done = subprocess.run(
-                argv,
-                stdin=given,
-                capture_output=True,
-                text=True,
-                env={"PATH": os.defpath, **(environment or {})},
-                cwd=directory,
-                check=False,
-            )
-        ended = Ended(done.returncode, done.stdout, done.stderr, "exit-code")
-        if check and done.returncode:
-            raise DeployError(f"{purpose}: code {done.returncode}: {ended.output}")
-        return ended
+def run_without_systemd(
+    unit: str,
+    argv: Sequence[str],
+    properties: Sequence[Property],
+    timeout_seconds: float,
+    input_file: Path | None = None,
+) -> Ended:
+    """Takes the place of transient.run_unit: runs the program as the user of the tests."""
+    given = dict(properties)
+    lines = shlex.split(Path(given["EnvironmentFile"]).read_text())
+    with Path(input_file or os.devnull).open("rb") as standard_input:
+        done = subprocess.run(
+            argv,
+            stdin=standard_input,
+            capture_output=True,
+            text=True,
+            env=dict(line.split("=", 1) for line in lines),
+            cwd=given["WorkingDirectory"],
+            timeout=timeout_seconds,
+            check=False,
+        )
+    result = "exit-code" if done.returncode else "success"
+    return Ended(done.returncode, done.stdout, done.stderr, result)
 
 
 @pytest.fixture
-def uncontained() -> Uncontained:
-    """Runs the steps of a build as the user of the tests."""
-    return Uncontained()
+def uncontained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Contained:
+    """Runs the steps of a build where there is no systemd."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(contained, "PRIVATE_FILES", tmp_path / "run" / "build")
+    monkeypatch.setattr(transient, "run_unit", run_without_systemd)
+    return Contained("blog", "blog-build")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import contained, installers
-from ansible_collections.asgi.deploy.plugins.module_utils.contained import Steps
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
     Builder,
@@ -192,7 +192,7 @@ def test_the_identity_has_no_credentials() -> None:
 
 @pytest.fixture
 def builder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncontained: Steps
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncontained: Contained
 ) -> Callable[..., Builder]:
     """Makes builders whose virtual environment is only an interpreter."""
 

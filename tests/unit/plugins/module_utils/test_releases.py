@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import releases
-from ansible_collections.asgi.deploy.plugins.module_utils.contained import Steps
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import Builder, BuildSettings
@@ -65,7 +65,7 @@ def test_half_a_release_is_removed_unless_a_slot_runs_it(five: Layout) -> None:
     for name in ("half", "used"):
         (five.releases / name).mkdir()
     five.slot_link("blue").symlink_to("../releases/used")
-    # somebody has removed the directory
+    # its directory was removed by hand
     five.manifest("gone").write_text("{}", encoding="utf-8")
     releases.remove_unfinished(five)
     assert sorted(path.name for path in five.releases.iterdir()) == sorted([*ORDER, "used"])
@@ -165,7 +165,7 @@ class Checked:
 
 @pytest.fixture
 def request_for(
-    app: Layout, tmp_path: Path, uncontained: Steps, monkeypatch: pytest.MonkeyPatch
+    app: Layout, tmp_path: Path, uncontained: Contained, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., StageRequest]:
     """Makes requests for releases whose virtual environment is only an interpreter."""
 

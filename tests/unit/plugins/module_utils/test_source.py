@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import source
-from ansible_collections.asgi.deploy.plugins.module_utils.contained import Steps
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 
 FILES = {
@@ -601,7 +601,7 @@ def test_a_password_does_not_break_access_without_http(tmp_path: Path, url: str)
 
 
 def test_git_on_a_host_is_a_step_of_the_build(
-    tmp_path: Path, uncontained: Steps, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uncontained: Contained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes from elsewhere is not read, written or run as root."""
     bare(repository(tmp_path / "origin"), tmp_path / "served/blog.git")
