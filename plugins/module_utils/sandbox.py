@@ -59,6 +59,8 @@ LIFTED = {
 #: Of the steps of a build.
 BUILD = (
     *((key, value) for key, value in FIXED if key not in LIFTED),
+    # by the system bus a step could have a process started outside of its unit
+    ("InaccessiblePaths", "-/run/dbus"),
     # beside the slices of the apps and of the system, so that it yields to all of them
     ("Slice", "-.slice"),
     ("Nice", "10"),

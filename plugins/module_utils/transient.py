@@ -84,9 +84,17 @@ def run_unit(
         DeployError: systemd did not end the unit in time.
     """
     started = time.time()
-    wanted = [*properties, ("RuntimeMaxSec", f"{timeout_seconds:g}"), ("KillSignal", "SIGKILL")]
+    wanted = [
+        *properties,
+        ("TimeoutStartSec", f"{timeout_seconds:g}"),
+        ("KillSignal", "SIGKILL"),
+        # as in a shell
+        ("IgnoreSIGPIPE", "no"),
+    ]
     command = [
-        *("systemd-run", "--quiet", "--wait", "--pipe", "--service-type=exec", f"--unit={unit}"),
+        # for another type systemd takes the end by SIGTERM, SIGHUP, SIGINT or SIGPIPE for a success
+        *("systemd-run", "--quiet", "--wait", "--pipe", "--service-type=oneshot"),
+        f"--unit={unit}",
         *(f"--property={key}={value}" for key, value in wanted),
         "--",
         # systemd expands variables in the arguments of a transient unit

@@ -19,7 +19,7 @@ HOME = f"/var/cache/asgi/{NAME}"
 #: The build backend of a dependency. What it tries is written to the cache of the app; it leaves
 #: behind a process that waits until its own step is over, when root has its turn.
 BACKEND = """
-import json, os, signal, time, zipfile
+import json, os, signal, socket, time, zipfile
 from pathlib import Path
 
 release, home = Path.cwd().parents[1], Path(os.environ["HOME"])
@@ -62,6 +62,8 @@ def attack():
     attempt("data of the app", lambda: os.listdir(f"/var/lib/asgi/{root.name}"))
     attempt("secrets", lambda: os.listdir(f"/etc/asgi/{root.name}"))
     attempt("system", lambda: Path("/etc/planted").touch())
+    bus = socket.socket(socket.AF_UNIX)
+    attempt("system bus", lambda: bus.connect("/run/dbus/system_bus_socket"))
     attempt("rights of its owner", lambda: os.chmod("backend.py", 0o4755))
     attempt("temporary files", lambda: Path("/tmp/planted").touch())
     attempt("own mode", lambda: os.chmod(release, 0o777))
@@ -92,7 +94,8 @@ backend-path = ["."]
 """
 NOT_ITS_OWN = (
     *("another release", "names of another release", "slots", "manifests", "data of the app"),
-    *("secrets", "system", "rights of its owner"),
+    # by the bus it could have a process started outside of its unit
+    *("secrets", "system", "system bus", "rights of its owner"),
 )
 OWN = ("temporary files", "own mode", "own source", "own link", "own pipe")
 
@@ -212,8 +215,11 @@ def test_a_link_in_the_place_of_the_app_is_rejected(hostile: Site) -> None:
             "used more memory than 400M (asgi_app_build_memory_max)",
         ),
         ("touch ../../planted", {}, "Read-only file system"),
+        # systemd takes these for a clean end of a service
+        ("kill -TERM $$", {}, "was ended by SIGTERM"),
+        ("kill -PIPE $$", {}, "was ended by SIGPIPE"),
     ],
-    ids=["code", "time", "memory", "elsewhere"],
+    ids=["code", "time", "memory", "elsewhere", "terminated", "pipe"],
 )
 def test_a_build_that_fails_leaves_nothing_and_says_why(
     hostile: Site, script: str, variables: dict[str, Any], text: str

@@ -56,7 +56,8 @@ def test_the_program_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPa
     assert {"--unit=blog-build@1-1.service", "--property=User=x", "--wait", "--pipe"} <= set(
         manager.started
     )
-    assert {"--property=RuntimeMaxSec=900", "--property=KillSignal=SIGKILL"} <= set(manager.started)
+    assert {"--service-type=oneshot", "--property=TimeoutStartSec=900"} <= set(manager.started)
+    assert "--property=KillSignal=SIGKILL" in manager.started
     assert manager.asked == []
 
 
