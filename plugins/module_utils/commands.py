@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import DeployError
 
@@ -20,11 +22,55 @@ BASE_ENVIRONMENT = {
     "LANG": "C.UTF-8",
 }
 SHOWN_LINES = 40
+SHOWN_CHARACTERS = 20_000
+#: Of what a program writes this much is kept, the last of it.
+OUTPUT_BYTES = 2**24
+CHUNK_BYTES = 2**16
+REMOVE_SECONDS = 600
 
 
 def tail(text: str, lines: int = SHOWN_LINES) -> str:
     """Returns the last lines of a text."""
-    return "\n".join(text.strip().splitlines()[-lines:])
+    return "\n".join(text.strip()[-SHOWN_CHARACTERS:].splitlines()[-lines:])
+
+
+def read_end(stream: IO[bytes], kept: bytearray) -> None:
+    """Reads a stream to its end and keeps the last of it: a program may write without end."""
+    with stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            kept += chunk
+            if len(kept) > 2 * OUTPUT_BYTES:
+                del kept[:-OUTPUT_BYTES]
+
+
+def finished(
+    process: subprocess.Popen[bytes], timeout_seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Waits for the end of a program and returns how it ended, with the last of what it wrote.
+
+    Raises:
+        subprocess.TimeoutExpired: It took too long and was killed.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    streams = [stream for stream in (process.stdout, process.stderr) if stream]
+    kept = [bytearray() for _stream in streams]
+    threads = [
+        threading.Thread(target=read_end, args=pair, daemon=True) for pair in zip(streams, kept)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+        process.wait(max(0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            raise subprocess.TimeoutExpired(process.args, timeout_seconds)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    stdout, stderr = (bytes(part).decode(errors="replace") for part in kept)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def identity(user: str | None) -> dict[str, Any]:
@@ -33,6 +79,15 @@ def identity(user: str | None) -> dict[str, Any]:
         return {}
     entry = pwd.getpwnam(user)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory with all that is in it, however deep a build has made it.
+
+    Raises:
+        DeployError: Something of it is left.
+    """
+    run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout_seconds=REMOVE_SECONDS)
 
 
 def run(
@@ -66,19 +121,18 @@ def run(
     purpose = f" to {doing}" if doing else ""
     try:
         with Path(input_file or os.devnull).open("rb") as standard_input:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 list(argv),
                 stdin=standard_input,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=timeout_seconds,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
                 env={**BASE_ENVIRONMENT, **(environment or {})},
                 cwd=directory,
                 umask=umask,
-                check=False,
                 **identity(user),
             )
+            done = finished(process, timeout_seconds)
     except FileNotFoundError as error:
         raise DeployError(f"cannot run {argv[0]}{purpose}: {error}") from error
     except subprocess.TimeoutExpired as error:

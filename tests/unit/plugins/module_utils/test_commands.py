@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils import commands
 from ansible_collections.asgi.deploy.plugins.module_utils.commands import run, tail
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 
@@ -50,6 +51,19 @@ def test_a_failure_is_told_with_code_purpose_and_output() -> None:
 def test_a_program_that_hangs_is_stopped() -> None:
     with pytest.raises(DeployError, match=r"took longer than 0\.2 s"):
         python("import time; time.sleep(30)", timeout_seconds=0.2)
+
+
+def test_the_last_of_endless_output_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "OUTPUT_BYTES", 1000)
+    shown = python("print('x' * 10**6); print('the end')")
+    assert 1000 <= len(shown) <= 2000
+    assert shown.endswith("x\nthe end\n")
+
+
+def test_a_program_that_hands_its_output_on_is_not_waited_for_without_end() -> None:
+    script = "import os, time; print('done'); os.fork() or time.sleep(30)"
+    with pytest.raises(DeployError, match="took longer"):
+        python(script, timeout_seconds=0.5)
 
 
 def test_a_program_that_is_missing_is_named() -> None:
