@@ -81,12 +81,14 @@ class Sandbox:
         jit: Make memory both writable and executable (numba, torch, some cffi callbacks).
         full_proc: Read /proc/meminfo, /proc/loadavg and the like (psutil).
         writable_paths: Directories that the app may write to beside its own state directory.
+        hidden_paths: Directories that the app cannot read.
     """
 
     outbound_network: bool = True
     jit: bool = False
     full_proc: bool = False
     writable_paths: Sequence[str] = ()
+    hidden_paths: Sequence[str] = ()
 
     def directives(self) -> list[tuple[str, str]]:
         """Returns the directives of the [Service] section, in a fixed order."""
@@ -102,4 +104,5 @@ class Sandbox:
             chosen.append(("PrivateNetwork", "yes"))
             chosen.append(("IPAddressDeny", "any"))
         chosen.extend(("ReadWritePaths", path) for path in self.writable_paths)
+        chosen.extend(("InaccessiblePaths", f"-{path}") for path in self.hidden_paths)
         return chosen

@@ -154,6 +154,10 @@ def test_growing_and_shrinking_refuse_no_request(site: Site) -> None:
         # neither the limit nor a handler of the host makes a file of what a process had in memory
         pid = property_of(site, services[0], "MainPID")
         assert re.search(r"Max core file size +0 +0 ", site.run(f"cat /proc/{pid}/limits"))
+        # what builds can write to is not there for the app
+        cache = "ls -A /var/cache/asgi/blog"
+        assert site.run(cache)
+        assert site.run(f"nsenter --target={pid} --mount {cache}") == ""
         site.deploy()
         result = load.stop()
     print(f"measured: {result.report().splitlines()[0]}")

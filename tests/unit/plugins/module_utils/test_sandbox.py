@@ -30,6 +30,11 @@ STRICTEST = Counter(Sandbox().directives())
             [],
             [("ReadWritePaths", "/srv/media"), ("ReadWritePaths", "/srv/other")],
         ),
+        (
+            {"hidden_paths": ["/var/cache/asgi/blog"]},
+            [],
+            [("InaccessiblePaths", "-/var/cache/asgi/blog")],
+        ),
     ],
 )
 def test_a_switch_changes_what_it_says(
