@@ -91,7 +91,7 @@ class Builder:
         directory: The release; the app's files lie in `source`.
         source: Where pyproject.toml or requirements.txt is.
         cache: Cache of the app's packages.
-        former: A release whose bytecode is taken where a package's file is the same one.
+        former: A release whose times are taken for files of packages that are the same.
     """
 
     settings: BuildSettings
@@ -172,6 +172,17 @@ class Builder:
             directory=self.source,
         )
 
+    def _requirements(self) -> list[str]:
+        """Returns the arguments for requirements.txt; once it has a hash, all must have one."""
+        path = str(self.source / "requirements.txt")
+        # root reads nothing of a source, which may have a link to what only root can read
+        hashed = self.steps.run(
+            ["grep", "--quiet", "--extended-regexp", "-e", "--hash[=[:space:]]", path],
+            purpose="look for hashes in requirements.txt",
+            check=False,
+        )
+        return [f"--requirement={path}", *([] if hashed.returncode else ["--require-hashes"])]
+
     def _with_uv(self, kind: str) -> None:
         settings = self.settings
         uv = str(ensure_uv(settings))
@@ -216,7 +227,7 @@ class Builder:
             )
         elif kind == "requirements.txt":
             self.install(
-                [*into, *requirements_arguments(self.source)],
+                [*into, *self._requirements()],
                 variables,
                 "install what requirements.txt names",
             )
@@ -253,7 +264,7 @@ class Builder:
         into = [str(self.python), "-m", "pip", "install", "--quiet"]
         if kind == "requirements.txt":
             self.install(
-                [*into, *requirements_arguments(self.source)],
+                [*into, *self._requirements()],
                 variables,
                 "install what requirements.txt names",
             )
@@ -337,15 +348,6 @@ def dependency_file(source: Path, installer: str) -> str:
     return present[0]
 
 
-def requirements_arguments(source: Path) -> list[str]:
-    """Returns the arguments for requirements.txt; once it has a hash, all must have one."""
-    path = source / "requirements.txt"
-    arguments = [f"--requirement={path}"]
-    if re.search(r"--hash[=\s]", path.read_text(encoding="utf-8")):
-        arguments.append("--require-hashes")
-    return arguments
-
-
 def ensure_uv(settings: BuildSettings) -> Path:
     """Returns the path of uv in the wanted version, installed by pip where it is missing.
 
@@ -395,13 +397,12 @@ def ensure_uv(settings: BuildSettings) -> Path:
 
 
 #: Run by the virtual environment's interpreter. A file that a former release has as well gets its
-#: time and its bytecode, which saves seconds of all cores: compileall passes over what is compiled
-#: already, by the time and the interpreter that bytecode begins with. A package may have files
-#: that are no Python: they are left. Arguments: the virtual environment, and that of another
-#: release.
+#: time, by which bytecode begins, so that the two releases can share the bytecode too. It is
+#: compiled anew nevertheless: a package of the former release may have forged it. A package may
+#: have files that are no Python: they are left. Arguments: the virtual environment, and that of
+#: another release.
 COMPILE_PACKAGES = """
-import compileall, filecmp, os, shutil, sys
-from importlib.util import cache_from_source
+import compileall, filecmp, os, sys
 from pathlib import Path
 new, *others = map(Path, sys.argv[1:])
 for packages in new.glob("lib/python*/site-packages"):
@@ -409,14 +410,12 @@ for packages in new.glob("lib/python*/site-packages"):
         former = other / packages.relative_to(new)
         for source in packages.rglob("*.py"):
             same = former / source.relative_to(packages)
-            bytecode = Path(cache_from_source(source))
             try:
-                if filecmp.cmp(source, same, shallow=False) and not bytecode.exists():
-                    bytecode.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(cache_from_source(same), bytecode)
+                if filecmp.cmp(source, same, shallow=False):
                     time = same.stat().st_mtime_ns
                     os.utime(source, ns=(time, time))
             except OSError:
                 continue
-    compileall.compile_dir(packages, quiet=2, workers=0)
+    # without the path of the release: an import puts the real one in
+    compileall.compile_dir(packages, quiet=2, workers=0, force=True, stripdir=new)
 """

@@ -47,24 +47,6 @@ def test_dependency_file(tmp_path: Path, present: list[str], installer: str, cho
     assert caught.value.message.startswith(chosen)
 
 
-@pytest.mark.parametrize(
-    ("text", "hashes"),
-    [
-        ("uvicorn==0.54\n", False),
-        ("uvicorn==0.54 --hash=sha256:abc\n", True),
-        ("uvicorn==0.54 \\\n    --hash sha256:abc\n", True),
-        ("# we use no --hashes here\n", False),
-    ],
-)
-def test_one_hash_in_requirements_makes_all_required(
-    tmp_path: Path, text: str, hashes: bool
-) -> None:
-    path = tmp_path / "requirements.txt"
-    path.write_text(text, encoding="utf-8")
-    arguments = installers.requirements_arguments(tmp_path)
-    assert arguments == [f"--requirement={path}", *(["--require-hashes"] if hashes else [])]
-
-
 def test_netrc_carries_each_index_with_credentials(tmp_path: Path) -> None:
     lines = installers.netrc_lines(
         [
@@ -218,6 +200,24 @@ def builder(
     return make
 
 
+@pytest.mark.parametrize(
+    ("text", "hashes"),
+    [
+        ("uvicorn==0.54\n", False),
+        ("uvicorn==0.54 --hash=sha256:abc\n", True),
+        ("uvicorn==0.54 \\\n    --hash sha256:abc\n", True),
+        ("# we use no --hashes here\n", False),
+    ],
+)
+def test_one_hash_in_requirements_makes_all_required(
+    builder: Callable[..., Builder], tmp_path: Path, text: str, hashes: bool
+) -> None:
+    path = tmp_path / "source" / "requirements.txt"
+    path.write_text(text, encoding="utf-8")
+    arguments = builder()._requirements()
+    assert arguments == [f"--requirement={path}", *(["--require-hashes"] if hashes else [])]
+
+
 def test_commands_run_in_the_app_with_what_was_installed(
     builder: Callable[..., Builder], tmp_path: Path
 ) -> None:
@@ -258,28 +258,44 @@ def packages(tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_bytecode_of_a_file_that_two_releases_have_is_made_once(
+def test_bytecode_of_a_file_that_two_releases_have_is_the_same(
     tmp_path: Path, packages: list[Path]
 ) -> None:
+    """So that they can share it."""
     for number, path in enumerate(packages):
         (path / "own.py").write_text(f"print({number})\n")
         (path / "template.py").write_text("{{ no python }}\n")
-        (path / "package" / "__init__.py").write_text("VALUE = 1\n")
+        (path / "package" / "__init__.py").write_text("def value() -> int:\n    return 1\n")
         os.utime(path / "package" / "__init__.py", (number, number))
     compile_packages(tmp_path / "a")
-    shared = packages[0] / "package" / "__init__.py"
-    # after its header, as compileall reads no further
-    made_once = (compiled(shared) or b"")[:16] + b"made once"
-    Path(importlib.util.cache_from_source(shared)).write_bytes(made_once)
-
     compile_packages(tmp_path / "b", tmp_path / "a")
-
-    assert compiled(packages[1] / "package" / "__init__.py") == made_once
+    shared = [path / "package" / "__init__.py" for path in packages]
+    assert compiled(shared[0]) == compiled(shared[1]) is not None
     # bytecode is valid for one time of its source
-    times = [(path / "package" / "__init__.py").stat().st_mtime for path in packages]
-    assert times == [0, 0]
+    assert [path.stat().st_mtime for path in shared] == [0, 0]
     assert compiled(packages[1] / "own.py") not in (None, compiled(packages[0] / "own.py"))
     assert compiled(packages[1] / "template.py") is None
+    # which file it was made from is found when it is imported
+    script = "import package; print(package.value.__code__.co_filename)"
+    words = [sys.executable, "-S", "-c", script]
+    environment = {"PYTHONPATH": str(packages[1])}
+    seen = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert seen.stdout.strip() == str(shared[1])
+
+
+def test_bytecode_is_taken_from_nobody(tmp_path: Path, packages: list[Path]) -> None:
+    """A package of the former release, or a build of this one, may have forged it."""
+    for path in packages:
+        (path / "module.py").write_text("VALUE = 1\n")
+        os.utime(path / "module.py", (1, 1))
+    for name in ("a", "b"):
+        compile_packages(tmp_path / name)
+    good = compiled(packages[0] / "module.py") or b""
+    for path in packages:
+        bytecode = Path(importlib.util.cache_from_source(path / "module.py"))
+        bytecode.write_bytes(good[:16] + b"forged")
+    compile_packages(tmp_path / "b", tmp_path / "a")
+    assert compiled(packages[1] / "module.py") == good
 
 
 def test_bytecode_of_a_file_that_was_changed_is_made_again(
