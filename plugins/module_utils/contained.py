@@ -136,16 +136,17 @@ class Contained:
             why = ended.ending
         return DeployError(f"{step} {why}:\n{ended.output}")
 
-    def clear(self) -> None:
-        """Ends the steps of runs that were killed, and removes their files."""
-        for unit in systemd.loaded(f"{self.app}-build@*.service"):
-            if not is_running(unit):
-                transient.stop(unit)
-        if PRIVATE_FILES.is_dir():
-            for path in PRIVATE_FILES.iterdir():
-                if not is_running(path.name):
-                    # a run of another app may be removing it too
-                    shutil.rmtree(path, ignore_errors=True)
+
+def clear(app: str) -> None:
+    """Ends the steps and the import checks of runs that were killed, and removes their files."""
+    for unit in systemd.loaded(f"{app}-build@*.service", f"{app}-import@*.service"):
+        if not is_running(unit):
+            transient.stop(unit)
+    if PRIVATE_FILES.is_dir():
+        for path in PRIVATE_FILES.iterdir():
+            if not is_running(path.name):
+                # a run of another app may be removing it too
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def proxy_variables() -> dict[str, str]:
@@ -155,7 +156,7 @@ def proxy_variables() -> dict[str, str]:
 
 def is_running(name: str) -> bool:
     """Says whether the run that a unit or directory is named after is still there."""
-    match = re.search(r"@([0-9]+)-", name)
+    match = re.search(r"@([0-9]+)[-.]", name)
     return match is not None and Path("/proc", match[1]).exists()
 
 

@@ -50,6 +50,10 @@ class Layout:
         """What a release was built from; written last, it makes a directory a release."""
         return self.manifests / f"{release}.json"
 
+    def unsealed(self, release: str) -> Path:
+        """Exists from before a release is built until no build can write to it any more."""
+        return self.manifests / f"{release}.unsealed"
+
     def slot_link(self, slot: str) -> Path:
         """The link from a slot to its release."""
         return self.root / "slots" / slot

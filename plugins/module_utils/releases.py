@@ -8,6 +8,7 @@ A directory is a release once it has a manifest, which lies where no build can w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import static
+from .commands import remove_tree
 from .contained import Contained
 from .errors import DeployError
 from .files import read_text, remove, write_atomic
@@ -103,9 +105,13 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
         # one without a manifest that is still there is what a slot runs
         if not directory.exists():
             former = newest(layout)
+            write_atomic(layout.unsealed(request.release), "")
             notes = build(directory, request, former)
             seal(directory, former)
             refuse_other_link(directory / "app", Path("source") / request.directory)
+            # a power cut must not leave empty files in a release
+            os.sync()
+            remove(layout.unsealed(request.release))
         found = request.import_check.run(layout, request.release)
         manifest = {
             **found,
@@ -118,11 +124,11 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_seconds": round(time.monotonic() - started, 1),
         }
-        # a power cut must not leave empty files in a release
-        os.sync()
         write_atomic(layout.manifest(request.release), json.dumps(manifest, indent=2) + "\n")
     except BaseException:
-        remove_unfinished(layout)
+        # the next build tries again, and says what cannot be removed
+        with contextlib.suppress(DeployError, OSError):
+            remove_unfinished(layout)
         raise
     return manifest
 
@@ -133,7 +139,7 @@ def build(directory: Path, request: StageRequest, former: Path | None) -> list[s
     Args:
         directory: Its directory, which is not there yet.
         request: What to build.
-        former: Directory of a release whose bytecode is taken where a file is the same.
+        former: Directory of the release before it, if there is one.
 
     Returns:
         Notes for the manifest.
@@ -180,10 +186,11 @@ def remove_unfinished(layout: Layout) -> None:
     """Removes what is only half a release: its build or its removal failed or was killed."""
     used = {layout.slot_release(slot) for slot in SLOTS}
     for path in layout.releases.iterdir():
-        if path.name not in used and not layout.is_staged(path.name):
-            shutil.rmtree(path)
-    for path in layout.manifests.glob("*.json"):
-        if not layout.release(path.name.removesuffix(".json")).exists():
+        whole = path.name in used or layout.is_staged(path.name)
+        if layout.unsealed(path.name).exists() or not whole:
+            remove_tree(path)
+    for path in layout.manifests.iterdir():
+        if not layout.release(path.stem).exists():
             path.unlink()
 
 
@@ -198,9 +205,11 @@ def newest(layout: Layout) -> Path | None:
 def refuse_other_link(path: Path, target: Path) -> None:
     """Raises where what was built has put something else in the place of a link of ours.
 
-    Root reads through it later, so it must lead to where it did.
+    Root reads through it later, so it must lead to where it did, by whatever links are on the way.
     """
-    if not path.is_symlink() or path.readlink() != target:
+    ours = path.is_symlink() and path.readlink() == target
+    source = Path(os.path.realpath(path.parent)) / "source"
+    if not ours or not Path(os.path.realpath(path)).is_relative_to(source):
         raise DeployError(
             f"the build has changed {path.name} of the release, which is to be a link to {target};"
             " see what asgi_app_build_commands and the packages that were built do there"
@@ -283,5 +292,5 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
         static.withdraw(layout, release)
         # first: without a manifest it is no release any more
         remove(layout.manifest(release))
-        shutil.rmtree(layout.release(release))
+        remove_tree(layout.release(release))
     return removed

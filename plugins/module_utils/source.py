@@ -75,10 +75,12 @@ class GitAccess:
     Args:
         configuration: Text of a configuration file with what is secret; empty for nothing.
         steps: What runs git on a host; None on the controller.
+        ca_file: Bundle of the authorities to trust, a path on the host; empty for the system's.
     """
 
     configuration: str = ""
     steps: Contained | None = None
+    ca_file: str = ""
 
 
 def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess()) -> str:
@@ -92,7 +94,7 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
     if access.steps is not None:
-        return git_on_host(arguments, directory, access.configuration, access.steps)
+        return git_on_host(arguments, directory, access, access.steps)
     inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
     with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as private:
         settings = dict(GIT_SETTINGS)
@@ -127,18 +129,26 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
 
 
 def git_on_host(
-    arguments: Sequence[str], directory: Path, configuration: str, steps: Contained
+    arguments: Sequence[str], directory: Path, access: GitAccess, steps: Contained
 ) -> str:
-    """Runs git as a step of a build, with no configuration of the host."""
+    """Runs git as a step of a build, with the variables of the play, but no files of a user."""
+    given = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith("GIT_") and key not in GIT_REPOSITORY
+    }
+    secret = {"GIT_CONFIG_GLOBAL": access.configuration} if access.configuration else {}
     ended = steps.run(
         ["git", *arguments],
         purpose="read the repository",
         environment={
+            **({"GIT_SSL_CAINFO": access.ca_file} if access.ca_file else {}),
+            **given,
             "GIT_TERMINAL_PROMPT": "0",
             "HOME": os.devnull,
-            **git_configuration(GIT_SETTINGS),
+            **git_configuration(GIT_SETTINGS, int(given.get(GIT_COUNT) or 0)),
         },
-        secret_files={"GIT_CONFIG_GLOBAL": configuration} if configuration else {},
+        secret_files=secret,
         directory=directory,
         check=False,
     )
@@ -178,17 +188,20 @@ def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, 
     return variables
 
 
-def git_access(url: str, username: str, password: str, steps: Contained | None = None) -> GitAccess:
+def git_access(
+    url: str, username: str, password: str, steps: Contained | None = None, ca_file: str = ""
+) -> GitAccess:
     """Returns the access to a repository over HTTPS with the given credentials, if any.
 
     They go to the server of the repository only, not to those of its submodules.
     """
     if not password:
-        return GitAccess(steps=steps)
+        return GitAccess("", steps, ca_file)
     parts = urlsplit(url)
     token = base64.b64encode(f"{username}:{password}".encode()).decode()
     server = re.sub(r'(["\\])', r"\\\1", f"{parts.scheme}://{parts.netloc}/")
-    return GitAccess(f'[http "{server}"]\n\textraHeader = "Authorization: Basic {token}"\n', steps)
+    header = f'[http "{server}"]\n\textraHeader = "Authorization: Basic {token}"\n'
+    return GitAccess(header, steps, ca_file)
 
 
 def hide_credentials(text: str) -> str:

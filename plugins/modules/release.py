@@ -280,7 +280,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
-from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained, clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
@@ -412,9 +412,11 @@ def build_steps(params: dict[str, Any], *writable_paths: Path) -> Contained:
     )
 
 
-def access_from(source: dict[str, Any], steps: Contained) -> GitAccess:
-    """Returns the access of this host to the repository of a source."""
-    return git_access(source["git"], source["username"] or "", source["password"] or "", steps)
+def access_from(params: dict[str, Any], steps: Contained) -> GitAccess:
+    """Returns the access of this host to the repository of the source."""
+    source = params["source"]
+    credentials = source["username"] or "", source["password"] or ""
+    return git_access(source["git"], *credentials, steps, params["ca_file"])
 
 
 def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -426,7 +428,7 @@ def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     missing = missing_users([build_user(params)]) or shutil.which("git") is None
     if check_mode and missing:
         return {"changed": False, "plan": undecided_plan(source["git"])}
-    access = access_from(source, build_steps(params))
+    access = access_from(params, build_steps(params))
     build = build_settings(params).identity(params["entrypoint"], params["directory"])
     plan = host_checkout_plan(source["git"], source["version"], Path("/"), access, build)
     return {"changed": False, "plan": plan}
@@ -467,7 +469,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     request = StageRequest(
         release=release,
         archive=Path(params["archive"]) if params["archive"] else None,
-        checkout=None if params["archive"] else checkout_from(params["source"], plan, steps),
+        checkout=None if params["archive"] else checkout_from(params, plan, steps),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
         notes=[plan["note"]] if plan.get("note") else [],
         build=build_settings(params),
@@ -488,18 +490,18 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
     with locked(layout, run=params["run"]):
-        steps.clear()
+        clear(layout.name)
         manifest = stage(layout, request)
         publish(layout, release, static)
     return {**result, "changed": True, "manifest": manifest}
 
 
 def checkout_from(
-    source: dict[str, Any], plan: dict[str, Any], steps: Contained
+    params: dict[str, Any], plan: dict[str, Any], steps: Contained
 ) -> Callable[[Path], None]:
     """Returns a function that fills a directory with the commit of the plan."""
-    access = access_from(source, steps)
-    return lambda target: checkout(source["git"], plan["commit"], target, access)
+    access = access_from(params, steps)
+    return lambda target: checkout(params["source"]["git"], plan["commit"], target, access)
 
 
 def main() -> None:

@@ -275,6 +275,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.contained import clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
     CONFIGURATION_FILES,
@@ -383,6 +384,8 @@ def absent(layout: Layout, run: str, check_mode: bool) -> dict[str, Any]:
     if check_mode:
         return {"changed": any(layout.slot_release(slot) for slot in SLOTS)}
     with locks.locked(layout, run=run):
+        # whose user is removed next
+        clear(layout.name)
         return {"changed": rollout.remove(layout)}
 
 

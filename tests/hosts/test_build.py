@@ -180,8 +180,8 @@ def test_a_hostile_dependency_gains_nothing_that_is_not_its_own(hostile: Site) -
 
 def test_what_a_killed_run_has_left_ends_before_the_next_build(hostile: Site) -> None:
     """No process can have that number."""
-    left = f"{NAME}-build@99999999-1"
-    hostile.run(f"systemd-run --quiet --unit={left} --uid={NAME}-build sleep 3600")
+    for left in (f"{NAME}-build@99999999-1", f"{NAME}-import@99999999"):
+        hostile.run(f"systemd-run --quiet --unit={left} --uid={NAME}-build sleep 3600")
     hostile.run(f"mkdir -p /run/asgi-deploy/build/{NAME}@99999999-1.x && ls {HOME}")
     build(hostile, {"marker": "after a killed run"})
     assert_nothing_is_left(hostile)
@@ -215,11 +215,13 @@ def test_a_link_in_the_place_of_the_app_is_rejected(hostile: Site) -> None:
             "used more memory than 400M (asgi_app_build_memory_max)",
         ),
         ("touch ../../planted", {}, "Read-only file system"),
+        # in place of a build that only writes without end
+        ("yes | head -c 1G; exit 3", {}, "ended with code 3"),
         # systemd takes these for a clean end of a service
         ("kill -TERM $$", {}, "was ended by SIGTERM"),
         ("kill -PIPE $$", {}, "was ended by SIGPIPE"),
     ],
-    ids=["code", "time", "memory", "elsewhere", "terminated", "pipe"],
+    ids=["code", "time", "memory", "elsewhere", "output", "terminated", "pipe"],
 )
 def test_a_build_that_fails_leaves_nothing_and_says_why(
     hostile: Site, script: str, variables: dict[str, Any], text: str
@@ -235,6 +237,42 @@ def test_a_build_that_fails_leaves_nothing_and_says_why(
     assert "sh build.sh to build what asgi_app_build_commands names" in played.output
     assert text in played.unwrapped
     assert_nothing_is_left(hostile)
+    assert releases(hostile) == before
+
+
+#: Deeper than any path can be long, so nothing reaches its end by one.
+DEEP = """
+import os
+for number in range(3000):
+    os.mkdir("deep")
+    os.chdir("deep")
+"""
+
+
+def test_a_tree_that_is_too_deep_is_rejected_and_removed(hostile: Site) -> None:
+    before = releases(hostile)
+    for _time in range(2):
+        played = build(
+            hostile,
+            {"build.py": DEEP},
+            expect=2,
+            asgi_app_build_commands=["python build.py"],
+        )
+        assert "directories that are nested more than 200 deep" in played.unwrapped
+        assert releases(hostile) == before
+
+
+def test_nothing_of_a_source_is_read_as_root(hostile: Site) -> None:
+    """The log of the kernel would be waited for; what only root can read would be in the error."""
+    before = releases(hostile)
+    source = hostile.directory / "links"
+    shutil.copytree(HELLO, source)
+    (source / "requirements.txt").unlink()
+    (source / "requirements.txt").symlink_to("/etc/shadow")
+    played = hostile.role("app", expect=2, asgi_app_source={"path": str(source)})
+    assert "requirements.txt" in played.unwrapped
+    assert "Permission denied" in played.unwrapped
+    assert "root:" not in played.output
     assert releases(hostile) == before
 
 

@@ -155,18 +155,26 @@ def test_only_an_exit_code_is_left_to_the_caller(unit: Any) -> None:
 
 
 def test_what_killed_runs_have_left_is_removed(
-    unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps, _asked = unit(Ended(0, "", ""))
+    monkeypatch.setattr(contained, "PRIVATE_FILES", tmp_path / "run" / "build")
     # no process can have this number (proc(5), pid_max)
     gone, running = f"{2**22 + 1}-1", f"{os.getpid()}-1"
     for step in (gone, running):
         (tmp_path / "run" / "build" / f"blog@{step}.x7").mkdir(parents=True)
     stopped: list[str] = []
-    loaded = [f"blog-build@{step}.service" for step in (gone, running)]
-    monkeypatch.setattr(contained.systemd, "loaded", lambda _pattern: loaded)
+    numbers = {"blog-build@*": (gone, running), "blog-import@*": (2**22 + 1, os.getpid())}
+    monkeypatch.setattr(
+        contained.systemd,
+        "loaded",
+        lambda *patterns: [
+            pattern.replace("*", str(number))
+            for pattern in patterns
+            for number in numbers[pattern.removesuffix(".service")]
+        ],
+    )
     monkeypatch.setattr(transient, "stop", stopped.append)
-    steps.clear()
-    assert stopped == [f"blog-build@{gone}.service"]
+    contained.clear("blog")
+    assert stopped == [f"blog-build@{gone}.service", f"blog-import@{2**22 + 1}.service"]
     left = [path.name for path in (tmp_path / "run" / "build").iterdir()]
     assert left == [f"blog@{running}.x7"]

@@ -142,6 +142,22 @@ def test_a_link_that_the_build_has_changed_is_refused(tmp_path: Path) -> None:
         releases.refuse_other_link(link, target)
 
 
+@pytest.mark.parametrize("planted", ["source", "source/web"])
+def test_a_link_that_leads_out_of_the_source_is_refused(tmp_path: Path, planted: str) -> None:
+    (tmp_path / "app").symlink_to("source/web")
+    (tmp_path / planted).parent.mkdir(exist_ok=True)
+    (tmp_path / planted).symlink_to("/etc")
+    with pytest.raises(DeployError, match="the build has changed app"):
+        releases.refuse_other_link(tmp_path / "app", Path("source/web"))
+
+
+def test_a_link_inside_the_source_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "app").symlink_to("source/web")
+    (tmp_path / "source/backend").mkdir(parents=True)
+    (tmp_path / "source/web").symlink_to("backend")
+    releases.refuse_other_link(tmp_path / "app", Path("source/web"))
+
+
 # --- building -------------------------------------------------------------------------------------
 
 
@@ -245,3 +261,43 @@ def test_a_release_that_a_slot_runs_is_checked_and_not_built_again(
     releases.stage(app, request_for("1"))
     assert app.staged_releases() == ["1"]
     assert (app.release("1") / "venv").stat().st_ino == built
+
+
+def test_a_release_whose_directory_was_removed_is_built_again_whole(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    """A slot still points to it, which is no reason to keep half of it."""
+    releases.stage(app, request_for("1"))
+    app.slot_link("blue").symlink_to("../releases/1")
+    shutil.rmtree(app.release("1"))
+    with pytest.raises(DeployError, match="code 3"):
+        releases.stage(app, request_for("1", "exit 3"))
+    assert not app.release("1").exists()
+    releases.stage(app, request_for("1", "touch built"))
+    assert (app.release("1") / "source" / "built").exists()
+    assert app.staged_releases() == ["1"]
+
+
+def test_a_build_that_was_killed_is_removed_even_if_a_slot_points_to_it(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    app.slot_link("blue").symlink_to("../releases/1")
+    app.release("1").mkdir()
+    app.unsealed("1").touch()
+    releases.stage(app, request_for("1", "touch built"))
+    assert (app.release("1") / "source" / "built").exists()
+    assert sorted(path.name for path in app.manifests.iterdir()) == ["1.json"]
+
+
+def test_a_clean_up_that_fails_does_not_hide_why_the_build_failed(
+    app: Layout, request_for: Callable[..., StageRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_path: Path) -> None:
+        raise DeployError("cannot remove it")
+
+    monkeypatch.setattr(releases, "remove_tree", fails)
+    with pytest.raises(DeployError, match="code 3"):
+        releases.stage(app, request_for("2", "exit 3"))
+    # the next build says so
+    with pytest.raises(DeployError, match="cannot remove it"):
+        releases.stage(app, request_for("2"))

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils.commands import remove_tree
+from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.sealing import seal
 
 
@@ -115,12 +117,48 @@ def test_what_is_the_same_in_two_releases_is_one_file(two: tuple[Path, Path]) ->
     ]
 
 
-def test_a_name_that_was_planted_only_costs_the_sharing(two: tuple[Path, Path]) -> None:
-    former, new = two
-    (new / "venv/package/.asgi-shared").write_text("planted")
-    seal(new, former)
-    assert inode(former, "same.so") != inode(new, "same.so")
-    assert (new / "venv/package/same.so").read_text() == "the same"
+def test_a_file_that_a_process_can_still_write_becomes_another_one(tmp_path: Path) -> None:
+    """A build can have handed it to a process that outlives the build."""
+    release = tmp_path / "release"
+    release.mkdir()
+    path = release / "run"
+    path.write_text("as it was built")
+    path.chmod(0o700)
+    os.utime(path, (1, 1))
+    with path.open("a") as handed_on:
+        seal(release)
+        handed_on.write(", and then")
+    assert path.read_text() == "as it was built"
+    assert (path.stat().st_mtime, path.stat().st_mode & 0o777) == (1, 0o750)
+    assert [other.name for other in release.iterdir()] == ["run"]
+
+
+def test_a_file_that_nobody_can_write_stays_the_same_one(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    release.mkdir()
+    path = release / "data"
+    path.touch()
+    before = path.stat().st_ino
+    with path.open():
+        seal(release)
+    assert path.stat().st_ino == before
+
+
+def test_directories_that_are_nested_too_deep_are_rejected(tmp_path: Path) -> None:
+    """Their paths are longer than the system takes, and no process can have them all open."""
+    release = tmp_path / "release"
+    release.mkdir()
+    directory = os.open(release, os.O_RDONLY)
+    for _number in range(3000):
+        os.mkdir("deep", dir_fd=directory)
+        below = os.open("deep", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    with pytest.raises(DeployError, match="more than 200 deep: deep/deep/deep/deep/deep/"):
+        seal(release)
+    remove_tree(release)
+    assert not release.exists()
 
 
 def test_a_module_of_the_same_time_is_one_file(two: tuple[Path, Path]) -> None:

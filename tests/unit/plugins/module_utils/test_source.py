@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import source
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended
 
 FILES = {
     "pyproject.toml": '[project]\nname = "blog"\nversion = "1.4.2"\n',
@@ -625,6 +626,49 @@ def test_git_on_a_host_is_a_step_of_the_build(
     assert plan["release"].startswith(f"git.{commit[:7]}-")
     # every host makes its own archive of it, none is brought there
     assert plan["archive"] == ""
+
+
+def test_git_on_a_host_gets_the_variables_of_the_play(
+    tmp_path: Path, uncontained: Contained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the SSH key for a private repository, or the mirror of a company."""
+    bare(repository(tmp_path / "origin"), tmp_path / "served/blog.git")
+    target = tmp_path / "target"
+    target.mkdir()
+    with serve(tmp_path / "served") as (server, _seen):
+        for key, value in {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"url.{server}/.insteadOf",
+            "GIT_CONFIG_VALUE_0": "https://git.example.com/",
+            # of another repository
+            "GIT_DIR": "/nowhere",
+        }.items():
+            monkeypatch.setenv(key, value)
+        url = "https://git.example.com/blog.git"
+        access = source.git_access(url, "", "", uncontained, "/etc/ssl/company.pem")
+        assert source.resolve_commit(url, "main", target, access)
+    settings = source.git(["config", "--get-regexp", "^(core|url)[.]"], target, access)
+    assert "core.hookspath /dev/null" in settings
+    assert f"url.{server}/.insteadof https://git.example.com/" in settings
+
+
+@pytest.mark.parametrize("given", ["", "/etc/ssl/of-git.pem"])
+def test_git_on_a_host_trusts_the_authorities_of_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """What the play gives git itself comes first."""
+    seen: dict[str, str] = {}
+
+    class Steps:
+        def run(self, *_arguments: Any, environment: dict[str, str], **_more: Any) -> Ended:
+            seen.update(environment)
+            return Ended(0, "", "")
+
+    if given:
+        monkeypatch.setenv("GIT_SSL_CAINFO", given)
+    access = source.GitAccess("", cast("Contained", Steps()), "/etc/ssl/company.pem")
+    source.git(["status"], tmp_path, access)
+    assert seen["GIT_SSL_CAINFO"] == (given or "/etc/ssl/company.pem")
 
 
 @pytest.mark.parametrize(
