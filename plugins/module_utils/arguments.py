@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import belongings
 from .errors import DeployError
 from .layout import Layout
 from .validation import NAME
@@ -26,11 +27,16 @@ def layout_from(params: Mapping[str, Any]) -> Layout:
     """Returns the layout of the app that the options name.
 
     Raises:
-        DeployError: No usable name, or a root that is not a directory of the app alone.
+        DeployError: No usable name, or a root that is not a directory of the app alone, or not
+            the one that it has on this host.
     """
     name, root = params["name"], Path(params["root"] or f"/srv/{params['name']}")
     if not NAME.fullmatch(name):
         raise DeployError(f"name: {name!r} is not the name of an app")
     if len(root.parts) < MINIMUM_PARTS or not root.is_absolute():
         raise DeployError(f"root: {root} must be a directory of the app alone, as /srv/{name}")
-    return Layout(name, root)
+    layout = Layout(name, root)
+    problems = belongings.root_problems(layout)
+    if problems:
+        raise DeployError("\n".join(problems))
+    return layout

@@ -116,6 +116,11 @@ class Layout:
         """Directory of the environment and secrets that the next rollout takes."""
         return Path("/etc/asgi") / self.name
 
+    @property
+    def record_file(self) -> Path:
+        """What of this host belongs to the app (belongings.py)."""
+        return self.configuration / "app.json"
+
     def slot_configuration(self, slot: str) -> Path:
         """Environment and secrets that a slot was started with, so that a crash of the
         serving slot never comes back with a configuration that nobody has proven."""

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import processes, slots, state, systemd
+from . import belongings, processes, slots, state, systemd
 from .commands import run
 from .files import read_text
 from .health import certificate_days, tls_context
@@ -130,11 +130,17 @@ def site_certificate_days(current: state.State) -> float | None:
 
 
 def host_problems(
-    layout: Layout, user: str, os_release: Path = Path("/etc/os-release")
+    layout: Layout, user: str, cache: Path | None, os_release: Path = Path("/etc/os-release")
 ) -> list[str]:
     """Returns why an app cannot be deployed on this host; empty where it can.
 
     Nothing is touched.
+
+    Args:
+        layout: The app.
+        user: Its user.
+        cache: Cache of its builds; None where it is not known.
+        os_release: What names the system.
     """
     problems = []
     values = dict(
@@ -152,7 +158,8 @@ def host_problems(
         problems.append(f"systemd {systemd.version()} is too old, {MINIMUM_SYSTEMD} is needed")
     if tuple(map(int, platform.python_version_tuple()[:2])) < (3, 9):
         problems.append("Python 3.9 or newer is needed on the host")
-    problems += user_problems(layout, user)
+    problems += belongings.own_problems(layout, user, cache)
+    problems += belongings.account_problems(layout, user)
     for slot in SLOTS:
         for kind in ("service", "socket"):
             path = layout.unit_file(slot, kind)
@@ -180,16 +187,3 @@ def missing_users(users: Sequence[str], passwd: Path = PASSWD) -> list[str]:
     """Returns which users the host does not have."""
     present = {line.split(":")[0] for line in passwd.read_text(encoding="utf-8").splitlines()}
     return [user for user in users if user not in present]
-
-
-def user_problems(layout: Layout, user: str, passwd: Path = PASSWD) -> list[str]:
-    """Returns whether the app's user would be a person or another service."""
-    for line in passwd.read_text(encoding="utf-8").splitlines():
-        name, _password, _uid, _gid, _comment, home, _shell = line.split(":")
-        ours = home == f"/var/lib/asgi/{layout.name}" or layout.root.exists()
-        if name == user and not ours:
-            return [
-                f"asgi_app_user: {user} is an account that this host already has for something"
-                " else; choose another user or another asgi_app_name"
-            ]
-    return []

@@ -20,6 +20,8 @@ from . import downloads, servers
 from .sizing import MOST_INSTANCES
 from .units import mebibytes
 
+#: Hidden from a service, or not there any more after a reboot.
+HIDDEN = re.compile(r"/+(?:home|root|run|tmp|var/run|var/tmp|dev|proc|sys)(?:/|$)")
 NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 #: `<name>-build` is a user as well, and Linux ends at 32 characters.
 NAME_LENGTH = 26
@@ -119,7 +121,14 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("asgi_app_directory: write a folder inside the source, without '..'")
     if directory != "." and {"wheel", "index"} & set(mapping(values["asgi_app_source"])):
         problems.append("asgi_app_directory: a wheel and a package have no folders; leave it out")
-    problems += path_problems("asgi_app_root", [values["asgi_app_root"]])
+    for variable, example in (("asgi_app_root", "/srv"), ("asgi_app_cache_dir", "/var/cache/asgi")):
+        path = values[variable]
+        problems += path_problems(variable, [path])
+        if HIDDEN.match(path):
+            problems.append(
+                f"{variable}: {path} is out of reach for the services of the app, by ProtectHome="
+                f" and PrivateTmp=, or gone after a reboot; write for example {example}/{name}"
+            )
     if int(values["asgi_app_keep_releases"]) < 2:
         problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
     problems += credential_problems(values["asgi_app_credentials"])

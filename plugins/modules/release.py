@@ -280,6 +280,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
+from ansible_collections.asgi.deploy.plugins.module_utils.belongings import record
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained, clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
@@ -490,6 +491,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
     with locked(layout, run=params["run"]):
+        record(layout, user, cache)
         clear(layout.name)
         manifest = stage(layout, request)
         publish(layout, release, static)

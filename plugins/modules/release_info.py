@@ -22,6 +22,9 @@ options:
   user:
     description: The app's user; O(name) by default.
     type: str
+  cache_dir:
+    description: Cache of the app's builds, to be compared with those of other apps.
+    type: path
   ask_proxy:
     description: Look at the certificate of the app's site, too.
     type: bool
@@ -213,6 +216,8 @@ problems:
   sample: []
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
@@ -232,6 +237,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.sizing import resource
 ARGUMENTS = {
     **APP_ARGUMENTS,
     "user": {"type": "str"},
+    "cache_dir": {"type": "path"},
     "ask_proxy": {"type": "bool", "default": False},
     "ask_disk": {"type": "bool", "default": False},
     "port": {"type": "int", "default": 0},
@@ -257,7 +263,8 @@ def main() -> None:
     try:
         layout = layout_from(module.params)
         user = module.params["user"] or layout.name
-        problems = host_problems(layout, user)
+        cache = module.params["cache_dir"]
+        problems = host_problems(layout, user, Path(cache) if cache else None)
         if module.params["port"]:
             problems += port_problems(layout, module.params["port"])
         if module.params["requirement"]:

@@ -71,6 +71,11 @@ options:
         type: list
         elements: dict
         default: []
+  user:
+    description:
+      - User of O(units.service); O(name) by default. Another one than the app has on this host is
+        rejected.
+    type: str
   instances:
     description: Processes of a slot.
     type: int
@@ -275,6 +280,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.belongings import own_problems
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
@@ -308,6 +314,7 @@ ARGUMENTS = {
             "processes": {"type": "list", "elements": "dict", "default": []},
         },
     },
+    "user": {"type": "str"},
     "instances": {"type": "int", "default": 1},
     "server": {"type": "str", "choices": [*SERVERS], "default": "uvicorn"},
     "health": {"type": "dict", "default": {}},
@@ -334,6 +341,9 @@ ARGUMENTS = {
 def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str, Any]:
     """Rolls out as the options say, or as the host did the last time."""
     if params["units"]:
+        problems = own_problems(layout, params["user"] or layout.name, None)
+        if problems:
+            raise DeployError("\n".join(problems))
         recorded = {key: params[key] for key in SETTINGS}
     else:
         recorded = state.load(layout.state_file).settings

@@ -178,6 +178,45 @@ def test_a_hostile_dependency_gains_nothing_that_is_not_its_own(hostile: Site) -
     assert hostile.run("stat -c '%a %U' /etc").split() == ["755", "root"]
 
 
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"asgi_app_root": "/data/blog"}, f"asgi_app_root: {NAME} is in {APP_ROOT} on this host"),
+        ({"asgi_app_user": "other"}, f"asgi_app_user: {NAME} runs as {NAME} on this host"),
+        (
+            {"asgi_app_name": "shop", "asgi_app_root": APP_ROOT},
+            f"asgi_app_root: {APP_ROOT} is not of shop alone, asgi_app_root of {NAME} is",
+        ),
+        (
+            {"asgi_app_name": "shop", "asgi_app_cache_dir": f"{HOME}/shop"},
+            f"asgi_app_cache_dir: {HOME}/shop is not of shop alone, asgi_app_cache_dir of {NAME}",
+        ),
+        (
+            {"asgi_app_name": "shop", "asgi_app_user": NAME},
+            f"asgi_app_user: {NAME} is the user of another app on this host, {NAME}",
+        ),
+        # an account and a group of Debian
+        ({"asgi_app_name": "backup"}, "asgi_app_user: backup is an account that this host already"),
+        ({"asgi_app_name": "adm"}, "asgi_app_user: adm is a group that this host already has"),
+        ({"asgi_app_root": "/home/hostile"}, "asgi_app_root: /home/hostile is out of reach for"),
+    ],
+    ids=["root", "user", "shared-root", "cache", "shared-user", "account", "group", "hidden"],
+)
+def test_what_another_app_has_is_rejected_before_anything_is_touched(
+    hostile: Site, variables: dict[str, Any], text: str
+) -> None:
+    look = (
+        "find /srv /etc/asgi /var/lib/asgi /var/cache/asgi -maxdepth 3 -printf '%p %u %g %m\\n';"
+        " cat /etc/passwd /etc/group"
+    )
+    # there is a directory for the system's own account, as its home may be
+    hostile.run("mkdir -p /srv/backup")
+    before = hostile.run(look)
+    played = build(hostile, {"marker": "never"}, expect=2, **variables)
+    assert text in played.unwrapped
+    assert hostile.run(look) == before
+
+
 def test_what_a_killed_run_has_left_ends_before_the_next_build(hostile: Site) -> None:
     """No process can have that number."""
     for left in (f"{NAME}-build@99999999-1", f"{NAME}-import@99999999"):

@@ -16,6 +16,7 @@ APP: dict[str, Any] = {
     "asgi_app_source": {"path": "../blog"},
     "asgi_app_entrypoint": "blog.main:app",
     "asgi_app_root": "/srv/blog",
+    "asgi_app_cache_dir": "/var/cache/asgi/blog",
     "asgi_app_directory": ".",
     "asgi_app_environment": {"DATABASE_URL": "postgresql://db/blog"},
     "asgi_app_secrets": {"SECRET_KEY": SECRET},
@@ -194,6 +195,7 @@ def test_good_values_have_no_problem(role: str) -> None:
         },
         {"asgi_app_secrets": {"GUNICORN_CMD_ARGS_OLD": SECRET, "UVICORN": SECRET}},
         {"asgi_app_root": "/srv/apps/my-blog_2.x"},
+        {"asgi_app_root": "/homes/blog", "asgi_app_cache_dir": "/srv/home/blog"},
         {"asgi_app_index": {}},
         {"asgi_app_build_commands": ["A=1 sh build.sh 'two words'"]},
         {"asgi_app_build_memory_max": "100%"},
@@ -368,6 +370,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         ({"asgi_app_root": text}, f"asgi_app_root: {text!r} is not usable")
         for text in ["", "srv/blog", "~/blog", *UNIT_PATHS]
     ),
+    *(
+        ({variable: text}, f"{variable}: {text} is out of reach")
+        for variable in ["asgi_app_root", "asgi_app_cache_dir"]
+        for text in ["/home/blog", "//home/blog", "/root", "/tmp/blog", "/var/tmp/x", "/run/blog"]
+    ),
+    ({"asgi_app_cache_dir": "cache"}, "asgi_app_cache_dir: 'cache' is not usable"),
     *(({"asgi_app_keep_releases": n}, "asgi_app_keep_releases: ") for n in [1, 0, -1, "1"]),
     *(
         ({"asgi_app_build_memory_max": size}, "asgi_app_build_memory_max: ")
