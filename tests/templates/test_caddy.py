@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -24,12 +25,15 @@ from ansible_collections.asgi.deploy.plugins.module_utils.proxies.shared import 
     refuse_other_certificate,
     undone,
 )
-from templates.render import render
+from templates.render import ROLES, render
 from templates.scenarios import BALANCER, CERTIFICATES, MINIMAL, SITES, TRAFFIC
 
 MAIN = "etc/caddy/Caddyfile"
 SITE = "etc/caddy/sites/app.caddy"
 FRONT = "etc/caddy/sites/balancer.caddy"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: Status, headers and body of an answer.
+Reply = tuple[int, Any, str]
 BALANCERS = {
     "plain": {**MINIMAL, **BALANCER},
     "sticky": {**MINIMAL, **BALANCER, "asgi_proxy_upstream_cookie": "host"},
@@ -578,47 +582,41 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-@pytest.fixture
-def static_site(caddy: str, tmp_path: Path) -> Iterator[Callable[[str], tuple[int, Any, str]]]:
-    """A Caddy with static files of two releases and no app; asks it for a path."""
-    root, port = tmp_path / "root", free_port()
-    (root / "static/shared/static").mkdir(parents=True)
-    for name in ("blue/static", "green/static", "blue/static/dir", "blue/other"):
-        (root / "static" / name).mkdir(parents=True)
-        (root / "static" / name / "site.css").write_text(name, encoding="utf-8")
-    (root / "static/shared/static/site.0123456789ab.css").write_text("shared", encoding="utf-8")
+@contextlib.contextmanager
+def running(caddy: str, given: dict[str, Any], directory: Path) -> Iterator[Callable[..., Reply]]:
+    """A Caddy with the site of an app that does not run; yields what asks it for a path."""
     given = {
-        **MINIMAL,
-        "asgi_app_root": str(root),
-        "asgi_proxy_path": "/shop",
-        "asgi_proxy_static": {"/static": "staticfiles"},
-        "asgi_proxy_https_port": port,
+        **given,
+        "asgi_app_root": str(directory / "root"),
+        "asgi_proxy_https_port": free_port(),
         "asgi_proxy_http_port": free_port(),
         "asgi_proxy_http3": False,
     }
-    (tmp_path / "sites").mkdir()
+    port = given["asgi_proxy_https_port"]
+    (directory / "sites").mkdir()
     # there is no app, and nobody wants to wait for it
     site = render("proxy", SITE, given).replace("lb_try_duration 5s", "lb_try_duration 1ms")
-    (tmp_path / "sites" / "blog.caddy").write_text(site, encoding="utf-8")
+    (directory / "sites" / "blog.caddy").write_text(site, encoding="utf-8")
     main = render("proxy", MAIN, given).replace("unix//run/caddy/admin.sock", "off")
-    (tmp_path / "Caddyfile").write_text(main, encoding="utf-8")
+    (directory / "Caddyfile").write_text(main, encoding="utf-8")
 
-    def ask(path: str, method: str = "GET") -> tuple[int, Any, str]:
+    def ask(path: str, method: str = "GET", source: str = "127.0.0.1", **headers: str) -> Reply:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address, timeout=10, source_address=(source, 0)) as plain:
             connection = http.client.HTTPConnection("blog.test", port)
             connection.sock = context.wrap_socket(plain, server_hostname="blog.test")
-            connection.request(method, path)
+            connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read().decode()
 
-    with (tmp_path / "log").open("w") as log:
+    with (directory / "log").open("w") as log:
         process = subprocess.Popen(
-            [caddy, "run", "--config", str(tmp_path / "Caddyfile")],
+            [caddy, "run", "--config", str(directory / "Caddyfile")],
             stdout=log,
             stderr=log,
-            env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+            env={"HOME": str(directory), "PATH": "/usr/bin:/bin"},
         )
     try:
         deadline = time.monotonic() + 30
@@ -627,8 +625,8 @@ def static_site(caddy: str, tmp_path: Path) -> Iterator[Callable[[str], tuple[in
                 ask("/")
                 break
             except (OSError, http.client.HTTPException):
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                assert process.poll() is None, (directory / "log").read_text()
+                assert time.monotonic() < deadline, (directory / "log").read_text()
                 time.sleep(0.1)
         yield ask
     finally:
@@ -636,8 +634,26 @@ def static_site(caddy: str, tmp_path: Path) -> Iterator[Callable[[str], tuple[in
         process.wait()
 
 
+@pytest.fixture
+def static_site(caddy: str, tmp_path: Path) -> Iterator[Callable[..., Reply]]:
+    """A Caddy with static files of two releases and no app; asks it for a path."""
+    root = tmp_path / "root"
+    (root / "static/shared/static").mkdir(parents=True)
+    for name in ("blue/static", "green/static", "blue/static/dir", "blue/other"):
+        (root / "static" / name).mkdir(parents=True)
+        (root / "static" / name / "site.css").write_text(name, encoding="utf-8")
+    (root / "static/shared/static/site.0123456789ab.css").write_text("shared", encoding="utf-8")
+    given = {
+        **MINIMAL,
+        "asgi_proxy_path": "/shop",
+        "asgi_proxy_static": {"/static": "staticfiles"},
+    }
+    with running(caddy, given, tmp_path) as ask:
+        yield ask
+
+
 def test_caddy_serves_static_files_of_the_slot_and_of_all_releases(
-    static_site: Callable[..., tuple[int, Any, str]], tmp_path: Path
+    static_site: Callable[..., Reply], tmp_path: Path
 ) -> None:
     status, headers, body = static_site("/shop/static/site.css")
     assert (status, body, headers["Cache-Control"]) == (200, "blue/static", "no-cache")
@@ -653,7 +669,7 @@ def test_caddy_serves_static_files_of_the_slot_and_of_all_releases(
 
 
 def test_caddy_asks_the_app_for_all_else(
-    static_site: Callable[..., tuple[int, Any, str]],
+    static_site: Callable[..., Reply],
 ) -> None:
     """What is not there, what is a directory, and what is no request for a file."""
     for path, method in [
@@ -674,3 +690,46 @@ def test_caddy_asks_the_app_for_all_else(
         # there is none
         assert status == 502 or (status, body) == (404, ""), path
         assert "immutable" not in headers.get("Cache-Control", ""), path
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["Debian's", "upstream's"])
+def test_every_request_gets_the_maintenance_page(newer: bool, caddy: str, tmp_path: Path) -> None:
+    """Whatever its method and its conditions, with 503 and Retry-After; the others go on."""
+    given = {**MINIMAL, "asgi_proxy_path": "/shop", "asgi_proxy_maintenance_allow": ["127.0.0.3"]}
+    given["asgi_proxy_static"] = {"/static": "staticfiles"}
+    if newer:
+        caddy = str(programs.bring("caddy", programs.VERSIONS["caddy"]))
+        given["asgi_proxy_caddy_install"] = "binary"
+    page = (ROLES / "proxy" / "files" / "maintenance.html").read_text(encoding="utf-8")
+    static = tmp_path / "root" / "static" / "blue" / "static"
+    for directory, name, text in [
+        (static, "site.css", "blue"),
+        (tmp_path / "root" / "serving", "maintenance.html", page),
+    ]:
+        directory.mkdir(parents=True)
+        (directory / name).write_text(text, encoding="utf-8")
+    conditions = [
+        {"Range": "bytes=0-3"},
+        {"If-None-Match": "*"},
+        {"If-Match": '"1"'},
+        {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
+        {"If-Unmodified-Since": "Fri, 01 Jan 2010 00:00:00 GMT"},
+    ]
+    asked: list[tuple[str, dict[str, str]]] = [
+        *((method, {}) for method in METHODS),
+        *((method, one) for method in ("GET", "PUT") for one in conditions),
+    ]
+    with running(caddy, given, tmp_path) as ask:
+        for method, headers in asked:
+            for path in ("/shop/any", "/shop/static/site.css"):
+                status, answer, body = ask(path, method, "127.0.0.2", **headers)
+                case = f"{method} {path} {headers}"
+                assert (status, answer["Retry-After"]) == (503, "300"), case
+                assert answer["Cache-Control"] == "no-store", case
+                assert body == ("" if method == "HEAD" else page), case
+        # this host, an address on the list, and a balancer that asks whether the app is ready;
+        # there is no app
+        for source in ("127.0.0.1", "127.0.0.3"):
+            assert [ask("/shop/any", method, source)[0] for method in METHODS] == [502] * 7
+            assert ask("/shop/static/site.css", "GET", source)[::2] == (200, "blue")
+        assert ask("/shop/.well-known/asgi-deploy/ready", "GET", "127.0.0.2")[0] == 502
