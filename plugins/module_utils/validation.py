@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -535,7 +536,8 @@ def proxy_problems(values: Mapping[str, Any]) -> list[str]:
     ]
     problems += [
         f"asgi_proxy_domains: {domain} stands there twice"
-        for domain in sorted({one for one in domains if list(domains).count(one) > 1})
+        for domain, count in sorted(Counter(map(str.lower, domains)).items())
+        if count > 1
     ]
     wrong = traffic_problems(values)
     problems += wrong
@@ -880,12 +882,13 @@ def traffic_problems(values: Mapping[str, Any]) -> list[str]:
     others = values["asgi_proxy_redirect_domains"]
     if isinstance(others, str):
         return ["asgi_proxy_redirect_domains: write a list, for example [www.blog.example.com]"]
+    # upper and lower case are one name
+    named = Counter(map(str.lower, [*others, *values["asgi_proxy_domains"]]))
     problems += [
         f"asgi_proxy_redirect_domains: {domain!r} is not a host name, or stands in"
         " asgi_proxy_domains or here twice"
         for domain in sorted(set(others))
-        if not DOMAIN.fullmatch(domain)
-        or [*others, *values["asgi_proxy_domains"]].count(domain) > 1
+        if not DOMAIN.fullmatch(domain) or named[domain.lower()] > 1
     ]
     if others and str(values["asgi_proxy_domains"][:1]).find("*") >= 0:
         problems.append(

@@ -362,6 +362,21 @@ def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site
     second.run("caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile 2>/dev/null")
 
 
+def test_a_domain_of_the_other_app_is_rejected(second: Site, one_site: Site) -> None:
+    before = second.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy")
+    # its own certificate does not have the name either
+    given = {
+        "asgi_proxy_certificate": "internal",
+        "asgi_proxy_certificate_file": "",
+        "asgi_proxy_certificate_key_file": "",
+    }
+    rejected = second.role("proxy", expect=2, **given, asgi_proxy_redirect_domains=[DOMAIN])
+    words = f"asgi_proxy_redirect_domains: {DOMAIN} belongs to the site blog too"
+    assert words in rejected.unwrapped, rejected.output
+    assert second.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy") == before
+    assert one_site.get("/healthz")["release"] == one_site.serving()
+
+
 def served_certificate(site: Site) -> str:
     """The fingerprint of the certificate that the second app is served with."""
     return site.run(

@@ -12,6 +12,7 @@ import lab
 import pytest
 from sites import (
     CERTIFICATES,
+    DOMAIN,
     FILES,
     ROOT,
     VARIABLES,
@@ -178,6 +179,17 @@ def test_somebodys_broken_file_stops_the_deploy_and_not_the_site(blog: OwnAuthor
         blog.run("rm /etc/traefik/dynamic/theirs.yml")
     # changes are taken up again
     assert blog.role("proxy", asgi_proxy_hsts_max_age_seconds=5).changed == 1
+
+
+def test_a_domain_of_another_app_is_rejected(blog: OwnAuthority) -> None:
+    before = blog.run("ls -R /etc/traefik; cat /etc/traefik/dynamic/blog.yml")
+    played = blog.role("proxy", expect=2, asgi_app_name="shop")
+    assert f"asgi_proxy_domains: {DOMAIN} belongs to the site blog too" in played.unwrapped
+    assert blog.run("ls -R /etc/traefik; cat /etc/traefik/dynamic/blog.yml") == before
+    # beside it, below another path
+    own = {"asgi_app_name": "shop", "asgi_proxy_path": "/shop"}
+    played = blog.play(blog.playbook_of("proxy"), "--check", **own)
+    assert played.changed > 0
 
 
 def test_after_a_reboot_the_same_slot_serves(blog: OwnAuthority) -> None:

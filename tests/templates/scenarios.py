@@ -138,6 +138,39 @@ TRAFFIC: dict[str, Any] = {
     "asgi_proxy_snippet": "@old path /old\nredir @old /new\n",
 }
 SITES["all traffic"] = TRAFFIC
+#: Sites that share addresses with the one of SHARING or do not: the variable and the address that
+#: are named, empty where nothing is shared.
+SHARED_ADDRESSES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "the same domain": (
+        {"asgi_proxy_domains": ["other.test", "a.test"]},
+        "asgi_proxy_domains",
+        "a.test",
+    ),
+    "in other letters": ({"asgi_proxy_domains": ["A.Test"]}, "asgi_proxy_domains", "a.test"),
+    "the same wildcard": ({"asgi_proxy_domains": ["*.c.test"]}, "asgi_proxy_domains", "*.c.test"),
+    "a domain that is sent on": (
+        {"asgi_proxy_domains": ["b.test"]},
+        "asgi_proxy_domains",
+        "b.test",
+    ),
+    "sent on, too": (
+        {"asgi_proxy_domains": ["x.test"], "asgi_proxy_redirect_domains": ["b.test"]},
+        "asgi_proxy_redirect_domains",
+        "b.test",
+    ),
+    "sent on from a domain": (
+        {"asgi_proxy_domains": ["x.test"], "asgi_proxy_redirect_domains": ["a.test"]},
+        "asgi_proxy_redirect_domains",
+        "a.test",
+    ),
+    "another domain": ({"asgi_proxy_domains": ["sub.a.test", "test"]}, "", ""),
+    "a path": ({"asgi_proxy_domains": ["a.test"], "asgi_proxy_path": "/shop"}, "", ""),
+    "a name beside a wildcard": ({"asgi_proxy_domains": ["x.c.test"]}, "", ""),
+}
+SHARING: dict[str, Any] = {
+    "asgi_proxy_domains": ["a.test", "*.c.test"],
+    "asgi_proxy_redirect_domains": ["b.test"],
+}
 #: With Traefik, as far as it differs.
 TRAEFIK: dict[str, Any] = {
     **MINIMAL,

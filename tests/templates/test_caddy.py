@@ -16,6 +16,7 @@ from typing import Any
 import programs
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy as driver
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import masked
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies.caddy import (
     with_instances,
@@ -26,7 +27,15 @@ from ansible_collections.asgi.deploy.plugins.module_utils.proxies.shared import 
     undone,
 )
 from templates.render import ROLES, render
-from templates.scenarios import BALANCER, CERTIFICATES, MINIMAL, SITES, TRAFFIC
+from templates.scenarios import (
+    BALANCER,
+    CERTIFICATES,
+    MINIMAL,
+    SHARED_ADDRESSES,
+    SHARING,
+    SITES,
+    TRAFFIC,
+)
 
 MAIN = "etc/caddy/Caddyfile"
 SITE = "etc/caddy/sites/app.caddy"
@@ -416,6 +425,55 @@ def test_apps_of_one_domain_must_have_its_certificate_alike(
     refuse_other_certificate(sites[1], {"blog": sites[1]})
     other = render("proxy", SITE, {**given[0], "asgi_proxy_domains": ["b.example.com"]})
     refuse_other_certificate(sites[1], {"blog": other})
+
+
+@pytest.mark.parametrize("path", ["", "/shop"])
+@pytest.mark.parametrize("name", SHARED_ADDRESSES)
+def test_an_address_belongs_to_one_app(
+    caddy: str, name: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Caddy itself says so, but the other app is named."""
+    given, variable, address = SHARED_ADDRESSES[name]
+    first = {**MINIMAL, **SHARING, "asgi_proxy_path": path}
+    second = {**MINIMAL, **given, "asgi_app_name": "shop"}
+    if not given.get("asgi_proxy_path"):
+        second["asgi_proxy_path"] = path
+    elif path:
+        variable, address = "asgi_proxy_domains", "a.test"
+    monkeypatch.setitem(driver.SITES, "caddy", tmp_path)
+    monkeypatch.setattr(driver, "MAIN_FILE", tmp_path / "Caddyfile")
+    files = {
+        driver.MAIN_FILE: render("proxy", MAIN, second),
+        tmp_path / "shop.caddy": render("proxy", SITE, second),
+    }
+    # its own site, and one of somebody, are not in the way
+    (tmp_path / "shop.caddy").write_text(files[tmp_path / "shop.caddy"], encoding="utf-8")
+    (tmp_path / "own.caddy").write_text("(part) {\n}\nown.test {\n}\n", encoding="utf-8")
+    assert driver.of_other_sites(dict.fromkeys(files), files) == []
+    (tmp_path / "blog.caddy").write_text(render("proxy", SITE, first), encoding="utf-8")
+    (tmp_path / "Caddyfile").write_text("import *.caddy\n", encoding="utf-8")
+    words = ["adapt", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile")]
+    said = call(caddy, *words, home=tmp_path).stderr
+    # Debian's Caddy would give requests to any of two that differ in upper and lower case only
+    if name != "in other letters":
+        assert ("ambiguous site definition" in said) is bool(variable)
+    if not variable:
+        assert driver.of_other_sites(dict.fromkeys(files), files) == []
+        return
+    with pytest.raises(DeployError) as caught:
+        driver.of_other_sites(dict.fromkeys(files), files)
+    told = caught.value.message
+    assert f"{variable}: {address}{path} belongs to the site blog too" in told
+    assert "asgi_proxy_path of its own" in told
+    assert told.endswith("Nothing was changed.")
+
+
+def test_an_address_in_somebodys_file_is_named(tmp_path: Path) -> None:
+    text = "# of ours\nb.test, A.test/x/* {\n\trespond 200\n}\n\n@no {\n"
+    assert set(driver.addresses(text)) == {("b.test", ""), ("a.test", "/x")}
+    found = driver.AMBIGUOUS.search("adapting config: ambiguous site definition: a.test/shop")
+    assert found is not None
+    assert found["domain"] == "a.test"
 
 
 def matchers(part: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployEr
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import driver, handover, traefik
 from templates.render import fill, proxy_task, role_tasks_of
-from templates.scenarios import TRAEFIK
+from templates.scenarios import SHARED_ADDRESSES, SHARING, TRAEFIK
 
 TOKEN = "t0ken-of-the-provider"
 DNS: dict[str, Any] = {
@@ -30,7 +30,12 @@ class Host:
 
     def files(self, app: str, given: dict[str, Any]) -> dict[Path, str]:
         """What the role gives the module for an app, but units."""
-        variables = {**TRAEFIK, "asgi_app_name": app, **given}
+        variables = {
+            **TRAEFIK,
+            "asgi_app_name": app,
+            "asgi_proxy_domains": [f"{app}.test"],
+            **given,
+        }
         task = proxy_task("traefik")
         rendered = {
             fill("proxy", file["path"], variables): fill("proxy", file["content"], variables)
@@ -55,7 +60,8 @@ class Host:
         """Puts the files of an app in place, as a deploy leaves them."""
         for path, text in self.files(app, given).items():
             path.write_text(text)
-        (self.directory / "dynamic" / f"{app}.yml").write_text("{}")
+        site = traefik.parse(traefik.site_file(app).read_text())
+        (self.directory / "dynamic" / f"{app}.yml").write_text(traefik.render(site, "blue", [])[1])
 
     def text(self) -> str:
         """All that is in its files."""
@@ -119,6 +125,61 @@ def test_a_setting_of_the_host_can_be_changed_app_by_app(host: Host) -> None:
     assert "set it alike for shop" in warning
     host.install("blog", {"asgi_proxy_http3": False})
     assert host.configure("shop", {"asgi_proxy_http3": False}) == []
+
+
+@pytest.mark.parametrize("path", ["", "/shop"])
+@pytest.mark.parametrize("name", SHARED_ADDRESSES)
+def test_an_address_belongs_to_one_app(host: Host, name: str, path: str) -> None:
+    given, variable, address = SHARED_ADDRESSES[name]
+    host.install("blog", {**SHARING, "asgi_proxy_path": path})
+    before = host.text()
+    if given.get("asgi_proxy_path") and path:
+        variable, address = "asgi_proxy_domains", "a.test"
+    given = {"asgi_proxy_path": path, **given}
+    if not variable:
+        host.configure("shop", given)
+        return
+    with pytest.raises(DeployError) as caught:
+        host.configure("shop", given, check_mode=False)
+    told = caught.value.message
+    assert f"{variable}: {address}{path} belongs to the site blog too" in told
+    assert told.endswith("Nothing was changed.")
+    assert host.text() == before
+    # its own file is not in the way
+    assert host.configure("blog", {**SHARING, "asgi_proxy_path": path}) == []
+
+
+SOMEBODYS = {
+    "yml": "http:\n  routers:\n    x:\n      rule: Host(`own.test`) || Host(`Shop.test`)\n",
+    "toml": '[http.routers.x]\n  rule = \'Host("shop.test") && PathPrefix("/")\'\n',
+}
+
+
+@pytest.mark.parametrize("suffix", SOMEBODYS)
+def test_an_address_in_somebodys_file_is_not_taken(host: Host, suffix: str) -> None:
+    path = host.directory / "dynamic" / "below" / f"theirs.{suffix}"
+    path.parent.mkdir()
+    path.write_text(SOMEBODYS[suffix])
+    with pytest.raises(DeployError, match=rf"shop\.test belongs to .* theirs too \({path}\)"):
+        host.configure("shop", {})
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ("Host(`a.test`)", {("a.test", "")}),
+        ("HostRegexp(`^[^.]+\\.a\\-b\\.test$`)", {("*.a-b.test", "")}),
+        ("(Host(`a`) || Host(`b`)) && PathPrefix(`/x/`)", {("a", "/x"), ("b", "/x")}),
+        # what is below a path only in part, or has conditions of its own
+        ("Host(`a`) && Path(`/x`)", set()),
+        ("Host(`a`) && Header(`X-Y`, `1`)", set()),
+        ("Host(`a`) && ClientIP(`10.0.0.1`)", set()),
+        ("!Host(`a`)", set()),
+        ("PathPrefix(`/x`)", set()),
+    ],
+)
+def test_the_addresses_of_a_rule(rule: str, found: set[tuple[str, str]]) -> None:
+    assert traefik.rule_addresses(rule) == found
 
 
 def test_metrics_at_an_address_of_another_host_touch_nothing(

@@ -38,7 +38,7 @@ from .handover import (
     rival,
     take_over,
 )
-from .shared import refuse_other_certificate, undone
+from .shared import Address, refuse_other_certificate, require_free_addresses, undone
 from .switch import turn_switch
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ ONCE = re.compile(
     r"(?P<before>reverse_proxy @once\w* \S+ [^{\s][^{]*{\n(?:(?!\t*}\n).*\n)*?)"
     r"\t*lb_try_duration [^\n]+\n\t*lb_try_interval [^\n]+\n"
 )
+#: The addresses of a site; it imports the app where they are not only sent on.
+ADDRESSES = re.compile(r"^(?P<all>[^\s#({@}][^\n]*?)\s*{\n(?P<app>\timport asgi-)?", re.MULTILINE)
+#: What Caddy says of an address that two files have.
+AMBIGUOUS = re.compile(r"ambiguous site definition: (?P<domain>(?:https?://)?[^\s/\"]+)")
 VALIDATE_TIMEOUT_SECONDS = 60
 NO_DNS_PROVIDER = (
     "\nasgi_proxy_acme_dns_provider: {program} list-modules tells which providers were built in;"
@@ -343,6 +347,17 @@ def know_instances(layout: Layout, slot: str) -> None:
         raise
 
 
+def addresses(site: str | None) -> dict[Address, str]:
+    """Returns the addresses in a file of sites, and for each the variable that it is from."""
+    found: dict[Address, str] = {}
+    for match in ADDRESSES.finditer(site or ""):
+        variable = "asgi_proxy_domains" if match["app"] else "asgi_proxy_redirect_domains"
+        for one in match["all"].split(","):
+            domain, slash, path = one.strip().removesuffix("/*").partition("/")
+            found[domain.lower(), slash + path] = variable
+    return found
+
+
 def of_other_sites(before: Mapping[Path, str | None], files: Mapping[Path, str]) -> list[str]:
     """Returns warnings of what other sites of the host are to be told; raises where a deploy
     would undo what they have set, or contradicts it."""
@@ -352,6 +367,8 @@ def of_other_sites(before: Mapping[Path, str | None], files: Mapping[Path, str])
     others = {
         path.stem: read_text(path) or "" for path in SITES["caddy"].glob("*.caddy") if path != own
     }
+    sites = {path: addresses(read_text(path)) for path in SITES["caddy"].glob("*.caddy")}
+    require_free_addresses(addresses(files[own]), {p: one for p, one in sites.items() if p != own})
     refuse_other_certificate(files[own], others)
     return undone((before[MAIN_FILE], files[MAIN_FILE]), (before[own], files[own]), others)
 
@@ -408,6 +425,13 @@ def validate(program: str, after: Mapping[Path, str | None]) -> None:
         told = tail(done.stderr, 3)
         if "module not registered: dns.providers." in told:
             told += NO_DNS_PROVIDER.format(program=program)
+        ambiguous = AMBIGUOUS.search(told)
+        if ambiguous:
+            told += (
+                f"\nasgi_proxy_domains, asgi_proxy_redirect_domains: {ambiguous['domain']} is"
+                f" in another file of {SITES['caddy']} too (grep -l {ambiguous['domain']}"
+                f" {SITES['caddy']}/*.caddy); leave it out of one of them"
+            )
         raise DeployError(f"Caddy refuses the new configuration; nothing was changed:\n{told}")
 
 

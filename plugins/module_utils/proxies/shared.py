@@ -10,7 +10,7 @@ one app can be told from what another one has set.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ..errors import DeployError
 OF_HOST = "# of the host: "
 #: Before what is the domains', in each site.
 OF_DOMAINS = "# of its domains: "
+#: A domain and the path below it, which is empty for all of it.
+Address = tuple[str, str]
 
 
 def record(text: str | None, mark: str) -> dict[str, Any]:
@@ -97,6 +99,34 @@ def refuse_other_certificate(own: str, others: Mapping[str, str]) -> None:
                     f" it, take {name} away first (the role proxy with tasks_from: remove) and"
                     " deploy both. Nothing was changed."
                 )
+
+
+def require_free_addresses(
+    own: Mapping[Address, str], others: Mapping[Path, Collection[Address]]
+) -> None:
+    """Raises where another site of the host has an address of the one that is deployed.
+
+    Args:
+        own: The variable that each address of the site is from.
+        others: Addresses in each other file of the proxy.
+
+    Raises:
+        DeployError: Which variable, which domain and which site.
+    """
+    taken = [
+        (path, f"{variable}: {''.join(address)} belongs to the site {path.stem} too ({path})")
+        for address, variable in sorted(own.items())
+        for path in sorted(others)
+        if address in others[path]
+    ]
+    if taken:
+        names = ", ".join(sorted({path.stem for path, _words in taken}))
+        raise DeployError(
+            "\n".join(words for _path, words in taken)
+            + "\nA request goes to one app only. Leave the domain out of one of them and deploy"
+            " that one first, give each of them an asgi_proxy_path of its own, or take away"
+            f" {names} (the role proxy with tasks_from: remove). Nothing was changed."
+        )
 
 
 def told_of_shared(changed: Sequence[Path], others: Sequence[str]) -> list[str]:

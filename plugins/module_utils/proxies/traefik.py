@@ -20,6 +20,7 @@ import http.client
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -49,7 +50,7 @@ from .handover import (
     rival,
     take_over,
 )
-from .shared import told_of_shared, undone
+from .shared import Address, require_free_addresses, told_of_shared, undone
 from .switch import turn_switch
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ SERVICE_MARK = "@service@"
 SLOT_MARK = "@slot@"
 #: Nobody listens there: a throw-away Traefik must not ask for certificates.
 NO_AUTHORITY = "https://127.0.0.1:1/directory"
+#: Files of any name and depth that Traefik reads there.
+DYNAMIC_SUFFIXES = (".yml", ".yaml", ".toml")
+#: A rule in such a file, whoever has written it, and a part of one.
+RULE = re.compile(
+    r"""^\s*["']?rule["']?\s*[:=]\s*(?P<quote>["']?)(?P<rule>.+?)["']?,?$""", re.MULTILINE
+)
+MATCHER = re.compile(r"""(\w+)\([`"]([^`"]*)[`"]\)""")
+#: The rule of a wildcard (templates/etc/traefik/sites/app.yml.j2).
+WILDCARD = re.compile(r"\^\[\^\.\]\+(.+)\$")
 VALIDATE_TIMEOUT_SECONDS = 30
 TAKE_UP_TIMEOUT_SECONDS = 30
 ASK_TIMEOUT_SECONDS = 5
@@ -318,6 +328,49 @@ class Traefik:
         return result
 
 
+def rule_addresses(rule: str) -> set[Address]:
+    """Returns the addresses that a rule is for, each with all that is below it.
+
+    None where it has other conditions too: Traefik then knows which requests are whose.
+    """
+    matchers = MATCHER.findall(rule)
+    if re.search(r"[^()|&\s]", MATCHER.sub("", rule)):
+        return set()
+    values: dict[str, list[str]] = {}
+    for name, value in matchers:
+        values.setdefault(name, []).append(value)
+    if set(values) - {"Host", "HostRegexp", "Path", "PathPrefix"}:
+        return set()
+    domains = [domain.lower() for domain in values.get("Host", [])]
+    for pattern in values.get("HostRegexp", []):
+        wildcard = WILDCARD.fullmatch(pattern)
+        domains.append("*" + re.sub(r"\\(.)", r"\1", wildcard[1]) if wildcard else pattern)
+    below = [path.rstrip("/") for path in values.get("PathPrefix", [])]
+    paths = below or ([] if "Path" in values else [""])
+    return {(domain, path) for domain in domains for path in paths}
+
+
+def file_addresses(text: str) -> set[Address]:
+    """Returns the addresses in a dynamic file, ours or somebody's: a host cannot read YAML."""
+    found: set[Address] = set()
+    for match in RULE.finditer(text):
+        escaped = match["quote"] == '"'
+        found |= rule_addresses(match["rule"].replace("\\\\", "\\") if escaped else match["rule"])
+    return found
+
+
+def site_addresses(site: Mapping[str, Any]) -> dict[Address, str]:
+    """Returns the addresses of a site, and for each the variable that it is from."""
+    routers = site["configuration"]["http"]["routers"]
+    sent_on = routers.get(f"{site['name']}.redirect", {}).get("rule", "")
+    found = {
+        address: "asgi_proxy_domains"
+        for router in routers.values()
+        for address in rule_addresses(router.get("rule", ""))
+    }
+    return {**found, **dict.fromkeys(rule_addresses(sent_on), "asgi_proxy_redirect_domains")}
+
+
 def of_other_sites(
     before: Mapping[Path, str | None], files: Mapping[Path, str], own: Path
 ) -> list[str]:
@@ -327,8 +380,17 @@ def of_other_sites(
         A warning for each variable that has yet to be set alike for other sites.
 
     Raises:
-        DeployError: It would undo what another site has set.
+        DeployError: It would undo what another site has set, or has an address of it.
     """
+    site = parse(files[own])
+    require_free_addresses(
+        site_addresses(site),
+        {
+            path: file_addresses(read_text(path) or "")
+            for path in DYNAMIC.rglob("*")
+            if path.suffix in DYNAMIC_SUFFIXES and path != Path(site["file"])
+        },
+    )
     texts = {path.stem: read_text(path) or "" for path in SITES.glob("*.json") if path != own}
     # an app that has moved to another proxy has a site here, but no file
     others = {name: text for name, text in texts.items() if Path(parse(text)["file"]).exists()}

@@ -554,6 +554,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     # --- traffic
     ({"asgi_proxy_redirect_domains": "a.test"}, "asgi_proxy_redirect_domains: write a list"),
+    (
+        {"asgi_proxy_redirect_domains": ["Blog.Example.Com"]},
+        "asgi_proxy_redirect_domains: 'Blog.Example.Com' is not",
+    ),
+    ({"asgi_proxy_domains": ["a.test", "A.test"]}, "asgi_proxy_domains: a.test stands there twice"),
     ({"asgi_proxy_redirect_domains": ["a b"]}, "asgi_proxy_redirect_domains: 'a b' is not"),
     (
         {"asgi_proxy_redirect_domains": ["blog.example.com"]},
