@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.asgi.deploy.plugins.module_utils import (
     fleet,
+    migrations,
     plan,
     processes,
     sizing,
@@ -63,6 +64,7 @@ class FilterModule:
             "certificate_kind": validation.certificate_kind,
             "command_line": units.command_line,
             "configuration_problems": validation.configuration_problems,
+            "database_digest": migrations.environment_database,
             "environment_file": units.environment_file,
             "fleet_failures": fleet.failures,
             "fleet_outcome": fleet.outcome,

@@ -111,6 +111,10 @@ class Layout:
         """Exists when the release's migration has succeeded for this fleet."""
         return self.root / "migrations" / f"{release}.json"
 
+    def migration_begun(self, release: str) -> Path:
+        """The record of a migration that was begun; its unit renames it when it has succeeded."""
+        return self.root / "migrations" / f"{release}.begun"
+
     @property
     def configuration(self) -> Path:
         """Directory of the environment and secrets that the next rollout takes."""

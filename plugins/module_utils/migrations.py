@@ -1,28 +1,131 @@
 # Copyright (c) the asgi.deploy maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The migration of a release: one unit, run to its end, once for each release."""
+"""The migration of a release: one unit, run to its end, once for each release, command and
+database."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shlex
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from . import state, systemd
 from .errors import DeployError
-from .files import read_text, write_atomic
-from .layout import Layout
+from .files import read_text, remove, write_atomic
+from .layout import CONFIGURATION_FILES, Layout
 from .releases import read_manifest
+from .units import environment_file_values
 
 #: systemd itself stops the unit at its time-out; this is for systemctl, a little later.
 GRACE_SECONDS = 60
 POLL_SECONDS = 0.2
 #: States of a unit whose command runs, or is being stopped.
 UNDER_WAY = ("activating", "deactivating")
+#: So that a URL with a port and one without lead to the same database.
+DEFAULT_PORTS = {
+    **dict.fromkeys(("postgresql", "postgres", "psql", "pgsql", "postgis"), "5432"),
+    **dict.fromkeys(("mysql", "mariadb"), "3306"),
+}
+#: What of the query of a URL says where the database is.
+LOCATION_OPTIONS = ("host", "port", "dbname", "unix_socket")
 
 
-def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Target:
+    """What a migration runs and where, as digests; one that is not known is empty.
+
+    Args:
+        command: Of the command.
+        database: Of the address of the database (database_digest).
+    """
+
+    command: str = ""
+    database: str = ""
+
+
+def digest(value: Any) -> str:
+    """Returns a digest of a value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def command_digest(command: str) -> str:
+    """Returns a digest of a command, however its words are spaced and quoted."""
+    return digest(shlex.split(command)) if command else ""
+
+
+def database_digest(url: str) -> str:
+    """Returns a digest of host, port and name in the URL of a database; empty where it has none.
+
+    User, password and driver are no part of it: another one leads to the same database.
+    """
+    scheme, found, _rest = url.partition("://")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    # written wrongly, a part of the password would be taken for the host
+    if not found or parts.fragment or "@" in parts.path + parts.query:
+        return ""
+    host, port = parts.netloc.rpartition("@")[2].lower(), DEFAULT_PORTS.get(scheme.split("+")[0])
+    with_port = re.fullmatch(r"(.*):([0-9]+)", host)
+    if with_port:
+        host, port = with_port[1], with_port[2]
+    options = {k: v for k, v in parse_qs(parts.query).items() if k in LOCATION_OPTIONS}
+    address = {"host": [host], "port": [port], "dbname": [unquote(parts.path)[1:]], **options}
+    return digest(sorted(address.items())) if any((host, parts.path, options)) else ""
+
+
+def environment_database(values: Mapping[str, Any], variable: str) -> str:
+    """Returns the digest of the database that a variable of an environment names."""
+    return database_digest(str(values.get(variable, "")))
+
+
+def host_database(layout: Layout, variable: str) -> str:
+    """Returns the digest of the database that the next migration on this host connects to."""
+    values: dict[str, str] = {}
+    for name in CONFIGURATION_FILES:
+        values.update(environment_file_values(read_text(layout.configuration / name) or ""))
+    return environment_database(values, variable)
+
+
+def pending(layout: Layout, release: str, target: Target, force: bool = False) -> str:
+    """Says why the migration of a release is to run.
+
+    Args:
+        layout: The app.
+        release: What it migrates for.
+        target: What it runs and where.
+        force: Run it whatever is recorded.
+
+    Returns:
+        `new`; `command` or `database`, where it has run with another one; `forced`; empty where
+        it has run. A record without a target, as a former version wrote it, counts for every one.
+    """
+    text = read_text(layout.migration_record(release))
+    if text is None:
+        return "new"
+    recorded = json.loads(text or "{}")
+    for part, value in (("command", target.command), ("database", target.database)):
+        if value and recorded.get(part, value) != value:
+            return part
+    return "forced" if force else ""
+
+
+def migrate(
+    layout: Layout,
+    release: str,
+    unit: str,
+    timeout_seconds: float,
+    target: Target,
+    force: bool = False,
+) -> dict[str, Any]:
     """Runs the migration of a release to its end, unless an earlier run has begun it.
 
     The unit belongs to systemd and goes on where the run that started it is killed, so it is
@@ -34,6 +137,8 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
         release: A staged release; its code and its environment are used.
         unit: Text of the template unit, whose instance is the release.
         timeout_seconds: The limit that the unit has.
+        target: What it runs and where.
+        force: Run it whatever is recorded.
 
     Returns:
         `output`, the lines of the journal; `seconds`; `waited_for`, units of an earlier run.
@@ -45,13 +150,15 @@ def migrate(layout: Layout, release: str, unit: str, timeout_seconds: float) -> 
     name = layout.migrate_unit(release)
     clock = time.monotonic()
     waited_for = wait_for_running(layout, timeout_seconds + GRACE_SECONDS)
-    if layout.migration_record(release).exists():
+    if not pending(layout, release, target, force):
         how, started = "ran here, begun by a run that was cut off", 0.0
     else:
         how, started = "ran here", time.time()
         systemd.install_unit_files({layout.migrate_unit_file: unit})
+        write_record(layout, release, "ran here, begun by a run that was cut off", target, True)
         run_unit(layout, release, timeout_seconds, started)
-    record(layout, release, how)
+    write_record(layout, release, how, target)
+    remove(layout.migration_begun(release))
     return {
         "output": systemd.journal([name], started),
         "seconds": round(time.monotonic() - clock, 1),
@@ -147,8 +254,20 @@ def unit_diff(layout: Layout, unit: str) -> list[dict[str, str]]:
     ]
 
 
-def record(layout: Layout, release: str, how: str) -> None:
-    """Writes down that the migration of a release is done, so that it is not run again."""
-    path = layout.migration_record(release)
+def write_record(
+    layout: Layout, release: str, how: str, target: Target, begun: bool = False
+) -> None:
+    """Writes down that the migration of a release is done, so that it is not run again.
+
+    Args:
+        layout: The app.
+        release: What it was run for.
+        how: Where it ran.
+        target: What was run and where.
+        begun: It is only begun: the record counts when its unit has renamed it.
+    """
+    path = layout.migration_begun(release) if begun else layout.migration_record(release)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"at": state.now(), "how": how}) + "\n", mode=0o600)
+    known = {key: value for key, value in vars(target).items() if value}
+    text = json.dumps({"at": state.now(), "how": how, **known})
+    write_atomic(path, f"{text}\n", mode=0o600)

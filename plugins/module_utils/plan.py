@@ -14,6 +14,12 @@ from .proxies.handover import TAKE_OVER
 from .source import UNDECIDED
 
 SHOWN_DIGITS = 12
+#: Why a migration runs for a release for which it has run.
+AGAIN = {
+    "command": ", again: asgi_migrate_command has changed",
+    "database": ", again: the database is another one",
+    "forced": ", again: asgi_migrate_force",
+}
 
 
 def waits(limits: Mapping[str, Any]) -> str:
@@ -109,6 +115,7 @@ def migration_line(facts: Mapping[str, Any]) -> str:
         return "migration: none, asgi_migrate_command is empty"
     if not done.get("changed"):
         return f"migration: none, it has run for {facts['rollout']['release']}"
+    again = AGAIN.get(done.get("reason", ""), "")
     heads = done["heads"]
     before, after = (
         "not known" if heads[when] is None else ", ".join(heads[when]) or "none"
@@ -118,7 +125,7 @@ def migration_line(facts: Mapping[str, Any]) -> str:
     if heads["after"] is None and facts["staged"].get("changed"):
         after = "not known before it is built"
     return (
-        f"migration: pending, {command} on {facts['migrate_host']}"
+        f"migration: pending, {command} on {facts['migrate_host']}{again}"
         f" (newest migration {before} -> {after})"
     )
 

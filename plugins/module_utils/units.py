@@ -33,6 +33,12 @@ def environment_values(text: str) -> dict[str, str]:
     return dict(ENVIRONMENT_LINE.findall(text))
 
 
+def environment_file_values(text: str) -> dict[str, str]:
+    """Returns the variables of a text of `environment_file`, as processes get them."""
+    values = environment_values(text)
+    return {key: re.sub(r'\\([\\"$`])', r"\1", value) for key, value in values.items()}
+
+
 def changed_keys(before: str, after: str) -> dict[str, list[str]]:
     """Says which variables differ between two environment files: names, never values.
 

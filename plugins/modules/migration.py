@@ -12,7 +12,8 @@ short_description: Runs the migration of a release of an ASGI app once
 version_added: 1.0.0
 description:
   - Runs the command of a template unit for one release and waits for its end.
-  - A release that was migrated is not migrated again.
+  - A release that was migrated is not migrated again, unless its command or its database is
+    another one.
   - A migration that was begun by a run which was killed goes on under systemd. It is waited for,
     and is not run a second time where it has succeeded.
 author:
@@ -28,8 +29,9 @@ options:
   state:
     description:
       - V(applied) runs the migration. V(recorded) only notes that another host ran it.
+      - V(gathered) only tells whether it is to run, in RV(reason).
     type: str
-    choices: [applied, recorded]
+    choices: [applied, recorded, gathered]
     default: applied
   release:
     description: Id of a staged release.
@@ -42,6 +44,30 @@ options:
     description: The limit that the unit has.
     type: int
     default: 600
+  command:
+    description:
+      - The command that O(unit) runs, of which a digest is recorded. Where another one has run for
+        the release, it runs again. Where it is empty, commands are not compared.
+    type: str
+    default: ""
+  database_url_variable:
+    description:
+      - Variable in the environment of the app on this host with the URL of the database. A digest
+        of host, port and name is recorded, and nothing of user and password. Where the migration
+        has run for the release in another database, it runs again. Where there is no such variable,
+        databases are not compared.
+    type: str
+    default: DATABASE_URL
+  planned_database:
+    description:
+      - In check mode, the digest of the database that the environment would name by then, see the
+        filter P(asgi.deploy.database_digest#filter).
+    type: str
+    default: ""
+  force:
+    description: Run it although it has run.
+    type: bool
+    default: false
   run:
     description:
       - Names the run that this call belongs to. Refused where another run has locked the app
@@ -60,6 +86,23 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+name:
+  description: The app.
+  returned: success
+  type: str
+  sample: blog
+release:
+  description: The release.
+  returned: success
+  type: str
+  sample: 1.1.0-b81b0d43f2a9
+reason:
+  description:
+    - Why the migration is to run, or was run, V(new), V(forced), or V(command) or V(database),
+      where it has run with another one. Empty where it has run before.
+  returned: success
+  type: str
+  sample: new
 output:
   description: What the migration printed.
   returned: it ran
@@ -103,31 +146,48 @@ from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployEr
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.migrations import (
+    Target,
+    command_digest,
     heads,
+    host_database,
     migrate,
-    record,
+    pending,
     unit_diff,
+    write_record,
 )
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
-    "state": {"type": "str", "choices": ["applied", "recorded"], "default": "applied"},
+    "state": {"type": "str", "choices": ["applied", "recorded", "gathered"], "default": "applied"},
     "release": {"type": "str", "required": True},
     "unit": {"type": "str"},
     "timeout_seconds": {"type": "int", "default": 600},
+    "command": {"type": "str", "default": ""},
+    "database_url_variable": {"type": "str", "default": "DATABASE_URL"},
+    "planned_database": {"type": "str", "default": ""},
+    "force": {"type": "bool", "default": False},
     "run": {"type": "str", "default": ""},
 }
 
 
-def migrated(layout: Layout, params: dict[str, Any]) -> dict[str, Any]:
+def target_of(layout: Layout, params: dict[str, Any], check_mode: bool) -> Target:
+    """Returns what the migration runs and where."""
+    # in check mode the environment has not been written
+    planned = params["planned_database"] if check_mode else ""
+    database = planned or host_database(layout, params["database_url_variable"])
+    return Target(command_digest(params["command"]), database)
+
+
+def migrated(layout: Layout, params: dict[str, Any], target: Target) -> dict[str, Any]:
     """Runs the migration, or notes that it has run, where neither was done."""
     release = params["release"]
-    if layout.migration_record(release).exists():
+    if not pending(layout, release, target, params["force"]):
         return {"changed": False}
     if params["state"] == "recorded":
-        record(layout, release, "ran on another host")
+        write_record(layout, release, "ran on another host", target)
         return {"changed": True}
-    return {"changed": True, **migrate(layout, release, params["unit"], params["timeout_seconds"])}
+    unit, seconds = params["unit"], params["timeout_seconds"]
+    return {"changed": True, **migrate(layout, release, unit, seconds, target, params["force"])}
 
 
 def main() -> None:
@@ -139,18 +199,22 @@ def main() -> None:
     )
     os.umask(0o022)
     params, release = module.params, module.params["release"]
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"name": params["name"], "release": release}
     try:
         layout = layout_from(params)
-        pending = not layout.migration_record(release).exists()
-        if pending and params["unit"] is not None:
+        target = target_of(layout, params, module.check_mode)
+        reason = pending(layout, release, target, params["force"])
+        result["reason"] = reason
+        if reason and params["unit"] is not None:
             result["diff"] = unit_diff(layout, params["unit"])
         result["heads"] = heads(layout, release)
-        if module.check_mode or not pending:
-            result["changed"] = pending
+        if params["state"] == "gathered":
+            result["changed"] = False
+        elif module.check_mode or not reason:
+            result["changed"] = bool(reason)
         else:
             with locked(layout, run=params["run"]):
-                result.update(migrated(layout, params))
+                result.update(migrated(layout, params, target))
     except DeployError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:

@@ -264,11 +264,6 @@ manifest:
   returned: with O(plan), and the release is on the host
   type: dict
   sample: {"python": "3.11.2", "server_version": "0.54.0", "build_seconds": 3.1}
-migrated:
-  description: Whether the migration of this release has already run.
-  returned: with O(plan)
-  type: bool
-  sample: false
 """
 
 import os
@@ -449,7 +444,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     if not re.fullmatch(r"(?:[0-9a-f]{40})?", plan["commit"]):
         raise DeployError(f"plan: {plan['commit']!r} is not a commit")
     static = StaticFiles(params["static"], params["static_hashed"])
-    result = {"release": release, "migrated": layout.migration_record(release).exists()}
+    result = {"release": release}
     if not check_mode:
         # a plan may come before the task that puts them there
         refuse_missing(params["credentials"])

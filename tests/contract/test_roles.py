@@ -356,6 +356,8 @@ def test_a_playbook_is_thin(name: str) -> None:
     for play in load(f"playbooks/{name}"):
         assert re.search(r"\basgi_(hosts|balancers)\b", play["hosts"])
         assert play["gather_facts"] is False
+        # whatever an ansible.cfg says: hosts wait for each other before a migration and a rollout
+        assert play["strategy"] == "ansible.builtin.linear"
         assert "vars" not in play
         roles = {role["role"] for role in play.get("roles", [])}
         assert roles <= {f"asgi.deploy.{role}" for role in ROLES}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sites import COUNTED, PLAY_TIMEOUT_SECONDS, ROOT, VARIABLES, load_module
@@ -176,6 +177,66 @@ def test_a_migration_is_not_run_again_after_a_failed_rollout(one_site: Site) -> 
     assert one_site.migrations() == [("blog", 0, True)]
     # variants of other tests are made from one that nobody has changed by hand
     one_site.source = source
+
+
+def test_a_migration_runs_again_for_another_command_or_database(one_site: Site) -> None:
+    """And where it is forced; the plan says so each time, and then the record counts again."""
+    source = one_site.source
+    version = one_site.counted("another command")
+    one_site.count_migrations()
+    one_site.deploy(version, **COUNTED)
+    given: dict[str, Any] = {**COUNTED, "asgi_app_source": {"path": str(version)}}
+    url = VARIABLES["asgi_app_environment"]["DATABASE_URL"]
+    again = [
+        ("asgi_migrate_command has changed", {"asgi_migrate_command": "python counted.py 0.1"}),
+        (
+            "the database is another one",
+            {
+                "asgi_app_environment": {
+                    **VARIABLES["asgi_app_environment"],
+                    # the same one, by another name of it
+                    "DATABASE_URL": url.replace("/run/", "/var/run/"),
+                }
+            },
+        ),
+    ]
+    for runs, (reason, change) in enumerate(again, start=1):
+        given |= change
+        planned = one_site.play("asgi.deploy.site", "--check", **given)
+        assert f"again: {reason}" in planned.unwrapped
+        assert len(one_site.migrations()) == runs
+        one_site.role("app", "migrate", **given)
+        assert len(one_site.migrations()) == runs + 1
+    assert one_site.role("app", "migrate", **given).changed == 0
+    forced = one_site.play("asgi.deploy.site", "--check", **given, asgi_migrate_force=True)
+    assert "again: asgi_migrate_force" in forced.unwrapped
+    one_site.role("app", "migrate", **given, asgi_migrate_force=True)
+    assert one_site.migrations() == [("blog", 0, True)] * 4
+    record = one_site.run(f"cat /srv/blog/migrations/{one_site.serving()}.json")
+    assert set(json.loads(record)) == {"at", "how", "command", "database"}
+    one_site.deploy()
+    one_site.source = source
+
+
+def test_no_host_rolls_out_where_the_first_cannot_migrate(one_site: Site, tmp_path: Path) -> None:
+    """In a play that goes on with the others; then without the one that is lost."""
+    before, source = one_site.serving(), one_site.source
+    version = one_site.counted("the first is lost")
+    one_site.count_migrations()
+    lost = tmp_path / "lost.yml"
+    # a port that nobody listens on
+    lost.write_text("asgi: {hosts: {lost: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n")
+    fleet = dataclasses.replace(one_site, host=None, inventories=[lost, *one_site.inventories])
+    given = {**COUNTED, "asgi_app_source": {"path": str(version)}}
+    played = fleet.play(fleet.playbook_of("app", "migrate", "service"), expect=None, **given)
+    assert played.code != 0
+    assert "has not succeeded on lost, the first host of the play" in played.unwrapped
+    assert one_site.migrations() == []
+    assert one_site.get("/healthz")["release"] == one_site.serving() == before
+    one_site.role("app", "migrate", "service", **given)
+    assert one_site.migrations() == [("blog", 0, True)]
+    assert one_site.serving() != before
+    one_site.deploy(source)
 
 
 def test_the_second_app_goes_and_leaves_nothing(one_site: Site, shop: Site) -> None:

@@ -396,7 +396,8 @@ def test_a_migration_that_has_succeeded_is_noted_by_its_unit(given: dict[str, An
     """As root, and after the command: also where the run that began it was killed."""
     service = unit("migrate", "migrate@.service", given)["Service"]
     root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
-    assert only(service["ExecStartPost"]) == f"+/usr/bin/touch {root}/migrations/%i.json"
+    notes = f"{root}/migrations/%i"
+    assert only(service["ExecStartPost"]) == f"+-/usr/bin/mv -f {notes}.begun {notes}.json"
 
 
 # --- the proxy ------------------------------------------------------------------------------------

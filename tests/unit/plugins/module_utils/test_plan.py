@@ -180,6 +180,20 @@ def test_the_migrations_that_are_known(heads: dict[str, Any], text: str) -> None
     assert line == f"pending, alembic upgrade head on web1 (newest migration {text})"
 
 
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ("new", ""),
+        ("command", ", again: asgi_migrate_command has changed"),
+        ("database", ", again: the database is another one"),
+        ("forced", ", again: asgi_migrate_force"),
+    ],
+)
+def test_why_a_migration_runs_again(reason: str, text: str) -> None:
+    line = told("migration", migration={**FACTS["migration"], "reason": reason})
+    assert line.startswith(f"pending, alembic upgrade head on web1{text} (newest")
+
+
 def test_the_unit_of_a_migration_is_one_of_the_units() -> None:
     diff = [{"after_header": "/etc/systemd/system/blog-migrate@.service", "before": ""}]
     done = {**FACTS["migration"], "diff": diff}
