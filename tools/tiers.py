@@ -280,7 +280,7 @@ def tier_2(prefix: str) -> Iterator[Step]:
         return on_hosts(name, files, group, *options, prefix=prefix)
 
     # first what the others have not changed yet
-    site = ("migration", "supervision", "build", "second_app", "plan")
+    site = ("migration", "supervision", "build", "masking", "second_app", "plan")
     newer = ("rollout", "supervision")
     yield step("hosts-debian12", site, "tests-web12", "--host=web12")
     yield step("killed", ("lock", "killed"), "killed-web12")

@@ -16,6 +16,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils import archives
 from ansible_collections.asgi.deploy.plugins.module_utils.downloads import obtain
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.masking import Mask
 from ansible_collections.asgi.deploy.plugins.module_utils.packaged import package_plan
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     archive_plan,
@@ -42,14 +43,23 @@ class ActionModule(ActionBase):
         """Runs the action."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
+        found: dict[str, Any] = Mask(passwords(arguments)).all(
+            self._released(arguments, task_vars or {})
+        )
+        return found
+
+    def _released(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Plans, or has the host plan or build; returns the result or the error."""
         source = arguments.get("source") or {}
         on_host = source.get("checkout") == "host"
         try:
             if not arguments.get("plan") and not on_host:
                 return {"changed": False, "plan": plan_here(arguments, source)}
-            return self._on_host(arguments, task_vars or {}, on_host)
+            return self._on_host(arguments, task_vars, on_host)
         except DeployError as error:
             return {"failed": True, "msg": error.message, **error.facts}
+        except OSError as error:
+            return {"failed": True, "msg": str(error)}
 
     def _on_host(
         self, arguments: dict[str, Any], task_vars: dict[str, Any], on_host: bool
@@ -79,6 +89,14 @@ class ActionModule(ActionBase):
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
+
+
+def passwords(arguments: dict[str, Any]) -> list[str]:
+    """Returns the passwords of a source and of package indexes, which Ansible masks on hosts."""
+    places = [arguments.get("source"), arguments.get("index")]
+    places += arguments.get("extra_indexes") or []
+    given = [one for one in places if isinstance(one, dict)]
+    return [str(one["password"]) for one in given if one.get("password")]
 
 
 def require_commit(source: dict[str, Any], result: dict[str, Any]) -> None:

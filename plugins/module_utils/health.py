@@ -114,7 +114,10 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
     finally:
         connection.close()
     slot = response.headers.get("X-Asgi-Slot", "")
-    shown = re.sub(r"\s+", " ", body).strip()[:SHOWN_BODY_CHARACTERS]
+    shown = re.sub(r"\s+", " ", body).strip()
+    if len(shown) > SHOWN_BODY_CHARACTERS:
+        # the dots also say that the last word may be half of a secret (masking)
+        shown = f"{shown[:SHOWN_BODY_CHARACTERS]}..."
     if not accepts(check.statuses, response.status):
         return Answer(False, f"status {response.status}: {shown}", slot)
     if check.body not in body:

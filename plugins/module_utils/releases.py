@@ -27,6 +27,7 @@ from .files import read_text, remove, write_atomic
 from .import_check import ImportCheck
 from .installers import Builder, BuildSettings
 from .layout import SLOTS, Layout
+from .masking import mask_of
 from .sealing import seal
 
 
@@ -114,7 +115,8 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             remove(layout.unsealed(request.release))
         found = request.import_check.run(layout, request.release)
         manifest = {
-            **found,
+            # any user can read it, and the app itself has a say in what was found
+            **mask_of(layout, credentials=request.import_check.credentials.values()).all(found),
             "format": 1,
             "app": layout.name,
             "release": request.release,

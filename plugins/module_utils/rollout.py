@@ -23,6 +23,7 @@ from .files import read_text, write_atomic
 from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
+from .masking import mask_of
 from .releases import prune, read_manifest, refuse_without_server
 from .servers import server
 
@@ -210,7 +211,9 @@ def recover(layout: Layout, current: state.State) -> str:
     elif serving == operation["slot"] and not written:
         current.former_settings = current.settings
         current.settings = operation["settings"]
-        current.record(
+        record(
+            layout,
+            current,
             release=operation["release"],
             previous=operation["previous"],
             slot=serving,
@@ -230,6 +233,11 @@ def recover(layout: Layout, current: state.State) -> str:
         f"a rollout of {operation['release']} that began at {operation['at']} was cut off while"
         f" it was to {operation['step']}; {told}"
     )
+
+
+def record(layout: Layout, current: state.State, reason: str, **event: Any) -> None:
+    """Adds an event to the history, which outlives the secrets that could be in its reason."""
+    current.record(**event, reason=mask_of(layout).text(reason))
 
 
 def stands_as_it_was(layout: Layout, release: str, current: state.State) -> bool:
@@ -471,7 +479,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         slots.stop(layout, serving)
         slots.forget(layout, serving)
         result["release"] = None
-        current.record(release=release, status=failed, reason=reason, by=by)
+        record(layout, current, release=release, status=failed, reason=reason, by=by)
     elif moved:
         back = layout.slot_release(other)
         if back != previous:
@@ -499,7 +507,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         result["cut_connections"] = back_again.all_steps()
         result.update(release=previous, slot=other, steps=back_again.steps)
     elif result["release"] != release and not served and current.status(release) != failed:
-        current.record(release=release, status=failed, reason=reason, by=by)
+        record(layout, current, release=release, status=failed, reason=reason, by=by)
     state.save(layout.state_file, current)
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
@@ -585,7 +593,9 @@ class Run:
     def finish(self, status: str, reason: str, seconds: float, then: str = "") -> None:
         """Writes down how it ended, and the step that is still to be done, if any."""
         self.current.operation = self.operation(then) if then else {}
-        self.current.record(
+        record(
+            self.layout,
+            self.current,
             release=self.release,
             previous=self.previous,
             slot=self.target,
@@ -619,7 +629,8 @@ class Run:
                 told = self.put_back(before)
             except Exception as second:
                 told = f"the way back failed too, look at the host: {second}"
-            cause = str(error) or repr(error)
+            mask = mask_of(layout, [settings.units.service])
+            cause = mask.text(str(error) or repr(error))
             reason = f"{name}: {cause.splitlines()[0]}"
             status = state.REFUSED if self.release == self.previous else state.FAILED
             try:
@@ -633,7 +644,7 @@ class Run:
                 told += f"; that could not be written down: {second}"
             raise DeployError(
                 f'release {self.release} was refused at the step "{name}": {cause}\n'
-                f"{told}.\n"
+                f"{mask.text(told)}.\n"
                 "Mend the cause and deploy again. The journal stays on the host:"
                 f" journalctl -u '{layout.name}-{target}@*'",
                 step=name,
@@ -643,7 +654,9 @@ class Run:
         self.current.former_settings = self.current.settings
         self.current.settings = dict(self.recorded)
         if self.left_status and self.previous not in (None, self.release):
-            self.current.record(
+            record(
+                layout,
+                self.current,
                 release=self.previous,
                 status=self.left_status,
                 reason="; ".join(self.reasons),

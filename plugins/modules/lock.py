@@ -109,8 +109,8 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
 )
-from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
@@ -154,15 +154,12 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)
     act = present if module.params["state"] == "present" else absent
-    try:
-        result = act(module.params, layout_from(module.params), module.check_mode)
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
-    for warning in result.pop("warnings", []):
-        module.warn(warning)
-    module.exit_json(run=module.params["run"], **result)
+
+    def call() -> dict[str, Any]:
+        params = module.params
+        return {"run": params["run"], **act(params, layout_from(params), module.check_mode)}
+
+    finish(module, call)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,6 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
     layout_from,
 )
-from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.migrations import (
@@ -155,6 +154,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.migrations import (
     unit_diff,
     write_record,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 
 ARGUMENTS = {
     **APP_ARGUMENTS,
@@ -190,6 +190,27 @@ def migrated(layout: Layout, params: dict[str, Any], target: Target) -> dict[str
     return {"changed": True, **migrate(layout, release, unit, seconds, target, params["force"])}
 
 
+def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Does what the options say, and returns the newest migrations too."""
+    layout, release = layout_from(params), params["release"]
+    target = target_of(layout, params, check_mode)
+    reason = pending(layout, release, target, params["force"])
+    result: dict[str, Any] = {
+        "name": layout.name,
+        "release": release,
+        "reason": reason,
+        "heads": heads(layout, release),
+    }
+    if reason and params["unit"] is not None:
+        result["diff"] = unit_diff(layout, params["unit"])
+    if params["state"] == "gathered":
+        return {**result, "changed": False}
+    if check_mode or not reason:
+        return {**result, "changed": bool(reason)}
+    with locked(layout, run=params["run"]):
+        return {**result, **migrated(layout, params, target)}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -198,28 +219,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    params, release = module.params, module.params["release"]
-    result: dict[str, Any] = {"name": params["name"], "release": release}
-    try:
-        layout = layout_from(params)
-        target = target_of(layout, params, module.check_mode)
-        reason = pending(layout, release, target, params["force"])
-        result["reason"] = reason
-        if reason and params["unit"] is not None:
-            result["diff"] = unit_diff(layout, params["unit"])
-        result["heads"] = heads(layout, release)
-        if params["state"] == "gathered":
-            result["changed"] = False
-        elif module.check_mode or not reason:
-            result["changed"] = bool(reason)
-        else:
-            with locked(layout, run=params["run"]):
-                result.update(migrated(layout, params, target))
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    finish(module, lambda: called(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.proxies import (
     masked,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies.handover import MARKER
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 
 ARGUMENTS = {
     "provider": {"type": "str", "choices": ["caddy", "traefik", "none"], "default": "caddy"},
@@ -194,6 +195,28 @@ def environment_file(provider: str, values: dict[str, Any]) -> dict[Path, str]:
     return {Path("/etc") / provider / ENVIRONMENT: text + units.environment_file(values)}
 
 
+def configured(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Makes the configuration so, or leaves it as it was."""
+    certificate = params["certificate"]
+    noted = certificate_note(certificate, check_mode) if certificate else {}
+    result = driver(params["provider"]).configure(
+        {
+            **{Path(file["path"]): file["content"] for file in params["files"]},
+            **environment_file(params["provider"], params["environment"]),
+            **noted,
+        },
+        [Path(path) for path in params["absent"]],
+        {
+            "program": params["program"],
+            "layout": layout_from(params) if params["name"] else None,
+            "balancer": params["balancer"],
+        },
+        check_mode,
+    )
+    # what a file had before is in none of the options
+    return {**result, "diff": masked(result["diff"])}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -202,36 +225,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    params = module.params
-    try:
-        noted = (
-            certificate_note(params["certificate"], module.check_mode)
-            if params["certificate"]
-            else {}
-        )
-        result = driver(params["provider"]).configure(
-            {
-                **{Path(file["path"]): file["content"] for file in params["files"]},
-                **environment_file(params["provider"], params["environment"]),
-                **noted,
-            },
-            [Path(path) for path in params["absent"]],
-            {
-                "program": params["program"],
-                "layout": layout_from(params) if params["name"] else None,
-                "balancer": params["balancer"],
-            },
-            module.check_mode,
-        )
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
-    # Ansible masks what it is given; what a file had before it does not know
-    result["diff"] = masked(result["diff"])
-    for warning in result.pop("warnings", []):
-        module.warn(warning)
-    module.exit_json(**result)
+    finish(module, lambda: configured(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -290,6 +290,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     stage,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.report import missing_users
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS, server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
@@ -509,16 +510,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    try:
-        if module.params["plan"]:
-            result = staged(module.params, layout_from(module.params), module.check_mode)
-        else:
-            result = planned(module.params, module.check_mode)
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+
+    def call() -> dict[str, Any]:
+        params = module.params
+        if params["plan"]:
+            return staged(params, layout_from(params), module.check_mode)
+        return planned(params, module.check_mode)
+
+    finish(module, call)
 
 
 if __name__ == "__main__":

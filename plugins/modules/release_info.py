@@ -217,6 +217,7 @@ problems:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
@@ -224,7 +225,6 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.downloads import index_problems
-from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.listeners import port_problems
 from ansible_collections.asgi.deploy.plugins.module_utils.report import (
     host_problems,
@@ -232,6 +232,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.report import (
     missing_users,
     report,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.sizing import resources
 
 ARGUMENTS = {
@@ -257,32 +258,31 @@ ARGUMENTS = {
 }
 
 
+def found(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the options ask for."""
+    layout = layout_from(params)
+    user = params["user"] or layout.name
+    cache = Path(params["cache_dir"]) if params["cache_dir"] else None
+    problems = host_problems(layout, user, cache)
+    if params["port"]:
+        problems += port_problems(layout, params["port"])
+    if params["requirement"]:
+        package, _, version = params["requirement"].partition("==")
+        problems += index_problems(package, version, params["indexes"], params["ca_file"])
+    return {
+        "changed": False,
+        "app": report(layout, params["ask_proxy"], params["ask_disk"]),
+        "host": resources(),
+        "missing_packages": missing_packages(params["packages"]),
+        "missing_users": missing_users([user, f"{layout.name}-build"]),
+        "problems": problems,
+    }
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
-        layout = layout_from(module.params)
-        user = module.params["user"] or layout.name
-        cache = module.params["cache_dir"]
-        problems = host_problems(layout, user, Path(cache) if cache else None)
-        if module.params["port"]:
-            problems += port_problems(layout, module.params["port"])
-        if module.params["requirement"]:
-            package, _, version = module.params["requirement"].partition("==")
-            indexes, ca_file = module.params["indexes"], module.params["ca_file"]
-            problems += index_problems(package, version, indexes, ca_file)
-        module.exit_json(
-            changed=False,
-            app=report(layout, module.params["ask_proxy"], module.params["ask_disk"]),
-            host=resources(),
-            missing_packages=missing_packages(module.params["packages"]),
-            missing_users=missing_users([user, f"{layout.name}-build"]),
-            problems=problems,
-        )
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
+    finish(module, lambda: found(module.params))
 
 
 if __name__ == "__main__":

@@ -288,6 +288,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
     SLOTS,
     Layout,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
 
 SETTINGS = (
@@ -399,6 +400,19 @@ def absent(layout: Layout, run: str, check_mode: bool) -> dict[str, Any]:
         return {"changed": rollout.remove(layout)}
 
 
+def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Does what the options say."""
+    layout = layout_from(params)
+    if params["state"] == "absent":
+        return absent(layout, params["run"], check_mode)
+    if params["state"] == "undone":
+        return undone(layout, params, check_mode)
+    if check_mode:
+        return serve(params, layout, True)
+    with locks.locked(layout, run=params["run"]):
+        return serve(params, layout, False)
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -407,24 +421,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    try:
-        layout = layout_from(module.params)
-        if module.params["state"] == "absent":
-            result = absent(layout, module.params["run"], module.check_mode)
-        elif module.params["state"] == "undone":
-            result = undone(layout, module.params, module.check_mode)
-        elif module.check_mode:
-            result = serve(module.params, layout, True)
-        else:
-            with locks.locked(layout, run=module.params["run"]):
-                result = serve(module.params, layout, False)
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except OSError as error:
-        module.fail_json(msg=str(error))
-    for warning in result.pop("warnings", []):
-        module.warn(warning)
-    module.exit_json(**result)
+    finish(module, lambda: called(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.units import mebibytes
 from ansible_collections.asgi.deploy.plugins.module_utils.watch import install
 from ansible_collections.asgi.deploy.plugins.module_utils.watch.rules import MEBIBYTE, Rules
@@ -116,13 +117,24 @@ ARGUMENTS = {
 }
 
 
+def memory_bytes(size: str) -> int:
+    """Reads a limit.
+
+    Raises:
+        DeployError: It is no size.
+    """
+    try:
+        return mebibytes(size) * MEBIBYTE if size else 0
+    except ValueError as error:
+        raise DeployError(f"recycle_memory: {error}") from error
+
+
 def changes(params: dict[str, Any], layout: Layout, check_mode: bool) -> list[str]:
     """Makes the watch so; returns what changed."""
     if params["state"] == "absent":
         return install.uninstall(layout, check_mode)
-    memory = params["recycle_memory"]
     rules = Rules(
-        recycle_memory_bytes=mebibytes(memory) * MEBIBYTE if memory else 0,
+        recycle_memory_bytes=memory_bytes(params["recycle_memory"]),
         recycle_age_seconds=params["recycle_age_seconds"],
         recycle_requests=params["recycle_requests"],
         hung=params["hung"],
@@ -133,6 +145,17 @@ def changes(params: dict[str, Any], layout: Layout, check_mode: bool) -> list[st
     return install.install(layout, params["unit"], asdict(rules), check_mode)
 
 
+def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Makes the watch so, alone on the host unless nothing is to change."""
+    layout = layout_from(params)
+    if check_mode:
+        changed = changes(params, layout, True)
+    else:
+        with locks.locked(layout, run=params["run"]):
+            changed = changes(params, layout, False)
+    return {"changed": bool(changed), "changes": changed}
+
+
 def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
@@ -141,18 +164,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    try:
-        layout = layout_from(module.params)
-        if module.check_mode:
-            told = changes(module.params, layout, True)
-        else:
-            with locks.locked(layout, run=module.params["run"]):
-                told = changes(module.params, layout, False)
-    except DeployError as error:
-        module.fail_json(msg=error.message, **error.facts)
-    except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(told), changes=told)
+    finish(module, lambda: called(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

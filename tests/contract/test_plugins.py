@@ -131,6 +131,13 @@ def test_secrets_of_a_module_are_never_logged(name: str) -> None:
     assert secret_options(module(name).ARGUMENTS) == []
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_returns_by_the_one_way_that_masks_secrets(name: str) -> None:
+    source = (REPOSITORY / "plugins" / "modules" / f"{name}.py").read_text()
+    assert "    finish(module, " in source
+    assert not re.search(r"\b(exit_json|fail_json|warn)\(", source)
+
+
 # --- filters --------------------------------------------------------------------------------------
 
 

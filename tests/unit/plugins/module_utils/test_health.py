@@ -204,6 +204,7 @@ def test_the_app_is_asked_as_the_proxy_asks(instance: UnixServer) -> None:
 def test_a_long_answer_is_shown_in_part(instance: UnixServer) -> None:
     text = ask(instance, replace(CHECK, path="/long", body="y")).text
     assert len(text) < health.SHOWN_BODY_CHARACTERS + 50
+    assert text.endswith("...")
 
 
 def test_the_slot_is_told(instance: UnixServer) -> None:

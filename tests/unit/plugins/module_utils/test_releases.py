@@ -166,8 +166,10 @@ class Checked:
 
     entrypoint = "main:app"
 
-    def __init__(self, error: str = "") -> None:
+    def __init__(self, error: str = "", found: str = "") -> None:
         self.error = error
+        self.found = found
+        self.credentials: dict[str, str] = {}
 
     def run(self, layout: Layout, release: str) -> dict[str, str]:
         """Takes the place of ImportCheck.run: by then the release is sealed, and no release yet."""
@@ -176,7 +178,7 @@ class Checked:
         assert not layout.is_staged(release)
         if self.error:
             raise DeployError(self.error)
-        return {"python": "3.11"}
+        return {"python": "3.11", "migration_heads_unknown": self.found}
 
 
 @pytest.fixture
@@ -195,7 +197,7 @@ def request_for(
     monkeypatch.setattr(shutil, "chown", lambda *_arguments: None)
     scripts = iter(range(100))
 
-    def make(release: str, script: str = "true", error: str = "") -> StageRequest:
+    def make(release: str, script: str = "true", error: str = "", found: str = "") -> StageRequest:
         source = tmp_path / f"source-{next(scripts)}"
         source.mkdir()
         (source / "requirements.txt").touch()
@@ -212,7 +214,7 @@ def request_for(
             user=group,
             build_user=user,
             cache=tmp_path / "cache",
-            import_check=cast("ImportCheck", Checked(error)),
+            import_check=cast("ImportCheck", Checked(error, found)),
         )
 
     return make
@@ -228,6 +230,18 @@ def test_a_release_counts_once_all_of_it_is_there(
     # outside of what a build can write to
     assert app.release("1") not in app.manifest("1").parents
     assert (app.release("1") / "source").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_manifest_which_any_user_can_read_has_no_secret(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    """What the app has said of its migrations is in it."""
+    url = "postgresql://blog:a-pass-word@db/blog"
+    (app.configuration / "secrets").write_text(f'DATABASE_URL="{url}"\n', encoding="utf-8")
+    releases.stage(app, request_for("1", found=f"ValueError: cannot connect to {url!r}"))
+    text = app.manifest("1").read_text(encoding="utf-8")
+    assert "ValueError: cannot connect to '********'" in text
+    assert "a-pass-word" not in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -618,6 +619,28 @@ def test_an_error_without_a_message_is_put_back_and_written_down(
     with pytest.raises(DeployError, match="MemoryError"):
         deploy(host, "2-b")
     assert state.load(host.state_file).operation == {}
+
+
+def test_no_secret_is_written_down_when_a_rollout_fails(
+    host: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of the secrets, nor of a credential whose unit file is gone again by then."""
+    credential = tmp_path / "signing.pem"
+    credential.write_text("the-key-of-the-app\n", encoding="utf-8")
+    (host.configuration / "secrets").write_text('KEY="an-app-secret"\n', encoding="utf-8")
+
+    def shown() -> None:
+        raise DeployError("bad keys: an-app-secret, 'the-key-of-the-app'")
+
+    units = {**QUICK["units"], "service": f"[Service]\nLoadCredential=key:{credential}\n"}
+    break_step(monkeypatch, "start the slot", shown)
+    with pytest.raises(DeployError) as caught:
+        deploy(host, "1-a", recorded={**QUICK, "units": units})
+    assert "bad keys: ********, '********'" in caught.value.message
+    text = host.state_file.read_text(encoding="utf-8")
+    assert "start the slot: bad keys: ********, '********'" in text
+    assert "an-app-secret" not in text
+    assert "the-key-of-the-app" not in text
 
 
 @pytest.mark.parametrize("broken", [refuse, crash])
