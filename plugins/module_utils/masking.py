@@ -306,8 +306,9 @@ class Mask:
 
 
 def public_names(layout: Layout) -> list[str]:
-    """Returns what of an app is in every path and unit name."""
-    return [layout.name, str(layout.root), str(layout.configuration)]
+    """Returns the ids of an app: what paths and units are named by, and other tasks go by."""
+    paths = [str(layout.root), str(layout.configuration)]
+    return [layout.name, *paths, *layout.staged_releases()]
 
 
 def secret_values(

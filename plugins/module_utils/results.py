@@ -58,7 +58,10 @@ def secrets_of(module: Module) -> tuple[list[str], list[str]]:
         return own, []
     units = [text for text in texts_in(params) if "LoadCredential=" in text]
     credentials = map(str, (params.get("credentials") or {}).values())
-    return [*own, *secret_values(layout, units, credentials)], public_names(layout)
+    # one that is not staged yet
+    release = params.get("release") or (params.get("plan") or {}).get("release") or ""
+    public = [*public_names(layout), str(release)]
+    return [*own, *secret_values(layout, units, credentials)], public
 
 
 def finish(module: Module, act: Callable[[], dict[str, Any]]) -> None:

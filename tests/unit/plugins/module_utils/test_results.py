@@ -24,6 +24,8 @@ ARGUMENTS = {
     "units": {"type": "dict", "default": {}},
     "credentials": {"type": "dict", "default": {}},
     "note": {"type": "str", "default": ""},
+    "release": {"type": "str"},
+    "plan": {"type": "dict", "default": {}},
     "source": {"type": "dict", "options": {"password": {"type": "str", "no_log": True}}},
 }
 #: What Ansible sends with -vvv.
@@ -154,3 +156,18 @@ def test_the_name_of_an_app_that_is_none_is_an_error_of_the_module(
     monkeypatch.setattr(results, "layout_from", no_layout)
     found = json.loads(run(lambda: dict(results.layout_from({})), name="../x"))
     assert found["msg"] == "name: '../x' is not the name of an app"
+
+
+@pytest.mark.parametrize("known_by", ["release", "plan", "host"])
+def test_the_id_of_a_release_stays_whole(
+    run: Callable[..., str], app: Layout, stage: Callable[..., None], known_by: str
+) -> None:
+    """Other tasks go by it, and a version is no secret wherever it was written."""
+    (app.configuration / "secrets").write_text('VERSION="1.10.0"\n', encoding="utf-8")
+    given: dict[str, Any] = {"release": "1.10.0-abc"}
+    if known_by == "plan":
+        given = {"plan": {"release": "1.10.0-abc"}}
+    if known_by == "host":
+        stage("1.10.0-abc")
+        given = {}
+    assert json.loads(run(lambda: {"current": "1.10.0-abc"}, **given))["current"] == "1.10.0-abc"
