@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from .layout import SLOTS, Layout
-from .units import environment_values
+from .units import environment_file_values
 
 MASK = "********"
 #: Shorter secrets would mask parts of words.
@@ -327,10 +327,9 @@ def secret_values(
     paths = {*credentials, *(path for text in texts for path in CREDENTIAL.findall(text))}
     return [
         *(
-            # as a program gets it
-            re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+            value
             for directory in directories
-            for value in environment_values(content(directory / "secrets")).values()
+            for value in environment_file_values(content(directory / "secrets")).values()
         ),
         *(content(Path(path)) for path in sorted(paths)),
     ]
