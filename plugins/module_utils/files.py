@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from pathlib import Path
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A file, and no link to one; a pipe in its place must not block the open.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+#: Nobody writes a file for so long.
+ABANDONED_SECONDS = 600
 
 
 @contextlib.contextmanager
@@ -53,6 +58,7 @@ def write_atomic(
         owner: User id of the file (left alone when not root).
         group: Group id of the file (left alone when not root).
     """
+    remove_abandoned(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         os.fchmod(descriptor, mode)
@@ -67,6 +73,15 @@ def write_atomic(
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what runs that were killed have left of a file, which may be secret."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        # one that is being written is a moment old
+        with contextlib.suppress(FileNotFoundError):
+            if aside.lstat().st_mtime < time.time() - ABANDONED_SECONDS:
+                aside.unlink()
 
 
 def link_atomic(path: Path, target: str) -> None:

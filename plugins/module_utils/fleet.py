@@ -173,7 +173,12 @@ def summary(result: Mapping[str, Any], domains: Sequence[str] = ()) -> str:
 def status_row(report: Mapping[str, Any]) -> dict[str, str]:
     """Returns what serves on a host as the cells of a table, by their headings."""
     version = next(
-        (one["version"] for one in report["releases"] if one["release"] == report["release"]), ""
+        (
+            one.get("version", one.get("error", ""))
+            for one in report["releases"]
+            if one["release"] == report["release"]
+        ),
+        "",
     )
     days = report["certificate_days"]
     return {

@@ -273,6 +273,14 @@ def read_manifest(layout: Layout, release: str) -> dict[str, Any]:
     return manifest
 
 
+def manifest_or_error(layout: Layout, release: str) -> dict[str, Any]:
+    """Returns the manifest of a release; where it is damaged only `release` and `error`."""
+    try:
+        return read_manifest(layout, release)
+    except DeployError as error:
+        return {"release": release, "error": error.message}
+
+
 def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
     """Removes old releases but for the newest and the needed ones.
 
@@ -287,7 +295,7 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
     staged = sorted(
         layout.staged_releases(),
         reverse=True,
-        key=lambda release: read_manifest(layout, release)["built_at"],
+        key=lambda release: manifest_or_error(layout, release).get("built_at", ""),
     )
     removed = [release for release in staged[keep:] if release not in needed]
     for release in removed:

@@ -21,7 +21,7 @@ from .files import read_text
 from .health import certificate_days, tls_context
 from .layout import SLOTS, Layout
 from .proxies import access_from
-from .releases import read_manifest
+from .releases import manifest_or_error
 from .rollout import Settings, stands_as_it_was
 
 MINIMUM_SYSTEMD = 247
@@ -56,7 +56,7 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
         "slot": serving if active else None,
         "releases": [
             {
-                **read_manifest(layout, release),
+                **manifest_or_error(layout, release),
                 "status": current.status(release),
                 "migrated": layout.migration_record(release).exists(),
                 "only_on": only_here(layout, release, current),

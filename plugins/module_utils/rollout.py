@@ -95,6 +95,10 @@ class Settings:
         )
 
 
+#: How long an undo waits for a module that is still at work, beyond what that one waits for.
+UNDO_WAIT_SECONDS = 300
+
+
 class Ended(DeployError):
     """This process was asked to end."""
 
@@ -348,11 +352,12 @@ def rollout(
             settings = replace(settings, balancer_drain_seconds=0)
         result["slot"] = target
         result.update(to_change(layout, former, target, settings, as_it_was, unwritten))
+    if reasons and layout.is_staged(release):
+        # a former release may have been made for another server
+        refuse_without_server(layout, release, server(settings.server).MODULE)
     if check_mode:
         return {**result, "limits": settings.limits()}
     if reasons:
-        # a former release may have been made for another server
-        refuse_without_server(layout, release, server(settings.server).MODULE)
         doing = Run(
             layout,
             release,
@@ -424,6 +429,16 @@ def to_change(
         "diff": slots.unit_diff(layout, former, target, units),
         "variables": slots.configuration_changes(layout, former, files),
     }
+
+
+def remaining_seconds(layout: Layout) -> float:
+    """Returns how long a rollout that is under way on this host may still need; at least 300 s."""
+    operation = state.load(layout.state_file).operation
+    if not operation:
+        return UNDO_WAIT_SECONDS
+    limits = Settings.read(operation["settings"]).limits()
+    waits = sum(seconds for name, seconds in limits.items() if name != "instances")
+    return UNDO_WAIT_SECONDS + waits
 
 
 def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> dict[str, Any]:
@@ -632,7 +647,9 @@ class Run:
             mask = mask_of(layout, [settings.units.service])
             cause = mask.text(str(error) or repr(error))
             reason = f"{name}: {cause.splitlines()[0]}"
-            status = state.REFUSED if self.release == self.previous else state.FAILED
+            # one that has served well is not bad because of what it meets today
+            served = self.release == self.previous or self.current.has_served_well(self.release)
+            status = state.REFUSED if served else state.FAILED
             try:
                 # also where the way back failed: then the app says itself that it is not healthy
                 return_to_balancer(layout)

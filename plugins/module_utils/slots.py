@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import queue
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -390,6 +391,8 @@ def enable(layout: Layout, slot: str, instances: int) -> None:
         systemd.systemctl("disable", "--quiet", *sorted(present - wanted))
     if wanted - present:
         systemd.systemctl("enable", "--quiet", *sorted(wanted - present))
+        # on disk before the switch: after a power cut what serves is to start
+        systemd.sync_links()
 
 
 def disable(layout: Layout, slot: str) -> None:
@@ -407,10 +410,9 @@ def forget(layout: Layout, slot: str) -> None:
         systemd.systemctl("daemon-reload")
     remove(entry_file(layout, slot))
     remove(layout.slot_variables(slot))
-    for name in CONFIGURATION_FILES:
-        remove(layout.slot_configuration(slot) / name)
     if layout.slot_configuration(slot).is_dir():
-        layout.slot_configuration(slot).rmdir()
+        # with what a run that was killed has left there
+        shutil.rmtree(layout.slot_configuration(slot))
     remove(layout.slot_link(slot))
     static.point(layout, slot, None)
 

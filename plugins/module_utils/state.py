@@ -59,12 +59,27 @@ class State:
                 return str(event["status"])
         return ""
 
+    def has_served_well(self, release: str, run: str = "") -> bool:
+        """Says whether a release was good at any time.
+
+        Args:
+            release: The release.
+            run: What this run of the fleet did does not count; empty for none.
+        """
+        return any(
+            event["release"] == release
+            and event["status"] == GOOD
+            and (not run or event.get("run", "") != run)
+            for event in self.history
+        )
+
     def good_releases(self) -> list[str]:
         """Releases whose last status is good, the one that served last first."""
         found: list[str] = []
         for event in reversed(self.history):
             release = event["release"]
-            if release not in found and self.status(release) == GOOD:
+            served = event["status"] == GOOD
+            if served and release not in found and self.status(release) == GOOD:
                 found.append(release)
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .commands import run, tail
 from .errors import DeployError
-from .files import read_text, remove, write_atomic
+from .files import read_text, remove, sync_directory, write_atomic
 
 #: Keys of unit files that a host may be too old for, and the first version that has them.
 KEYS_SINCE = {"RestartSteps": 254, "RestartMaxDelaySec": 254}
@@ -132,6 +132,12 @@ def loaded(*patterns: str) -> list[str]:
 def enabled(pattern: str, directory: Path = SYSTEM_UNITS) -> list[str]:
     """Names of the enabled units that fit a pattern, whether or not they are loaded."""
     return sorted({link.name for link in directory.glob(f"*.wants/{pattern}")})
+
+
+def sync_links(directory: Path = SYSTEM_UNITS) -> None:
+    """Makes the links of enabled units survive a power cut."""
+    for path in (directory, *directory.glob("*.wants")):
+        sync_directory(path)
 
 
 def install_unit_files(files: dict[Path, str]) -> list[Path]:

@@ -302,7 +302,6 @@ SETTINGS = (
     "keep_releases",
     "balancer_drain_seconds",
 )
-UNDO_WAIT_SECONDS = 300
 ARGUMENTS = {
     **APP_ARGUMENTS,
     "state": {"type": "str", "choices": ["serving", "undone", "absent"], "default": "serving"},
@@ -382,7 +381,7 @@ def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str
     if check_mode:
         return {"changed": layout.slot_release(layout.serving_slot()) == params["release"]}
     # a module of the same run may still be at work, after its connection was lost
-    with locks.locked(layout, UNDO_WAIT_SECONDS, params["run"]):
+    with locks.locked(layout, rollout.remaining_seconds(layout), params["run"]):
         return rollout.undo(
             layout, params["release"], params["reason"], params["by"], params["run"]
         )

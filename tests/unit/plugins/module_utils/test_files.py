@@ -61,3 +61,15 @@ def test_remove_and_read_know_that_there_was_nothing(tmp_path: Path) -> None:
     assert files.read_text(path) == "x"
     assert files.remove(path) is True
     assert not path.exists()
+
+
+def test_what_killed_runs_have_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """It may be secret. What another run writes at this moment, and other files, stay."""
+    for name in (".secrets.a1b2c3d4", ".secrets.e5f6a7b8", ".other.a1b2c3d4", ".secrets.keep"):
+        (tmp_path / name).touch()
+        if "e5f6" not in name:
+            os.utime(tmp_path / name, (1, 1))
+    files.write_atomic(tmp_path / "secrets", "new")
+    assert sorted(names(tmp_path)) == [
+        *(".other.a1b2c3d4", ".secrets.e5f6a7b8", ".secrets.keep", "secrets")
+    ]

@@ -97,6 +97,11 @@ def test_a_broken_manifest_is_named_with_what_to_do(
     assert str(app.manifest("1.0.0-abc")) in caught.value.message
 
 
+def test_a_damaged_manifest_is_pruned_like_the_oldest(five: Layout) -> None:
+    five.manifest("c").write_text("{")
+    assert releases.prune(five, 4, []) == ["c"]
+
+
 def test_a_host_without_releases_says_so(app: Layout) -> None:
     with pytest.raises(DeployError, match="it has: none"):
         releases.read_manifest(app, "x")

@@ -52,3 +52,16 @@ def test_the_disk_is_measured_only_when_asked(
     monkeypatch.setattr(report.slots, "connections", lambda *_given: 0)
     found = report.report(app, ask_disk=asked)
     assert (found["disk"] is not None) is told
+
+
+def test_one_damaged_manifest_hides_no_other_release(
+    app: Layout, stage: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither status nor a rollback needs it."""
+    stage("1", version="1.0")
+    stage("2", version="2.0")
+    app.manifest("1").write_text("{")
+    monkeypatch.setattr(report.slots, "connections", lambda *_arguments: 0)
+    first, second = report.report(app)["releases"]
+    assert (first["release"], second["version"]) == ("1", "2.0")
+    assert "remove that file and deploy the release again" in first["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -681,6 +682,43 @@ def test_a_restart_that_fails_says_nothing_of_the_release(
     assert found.history[-1]["status"] == REFUSED
     assert found.good_releases() == ["1-a"]
     assert serving(host) == ("blue", "1-a")
+
+
+def test_a_rollback_that_fails_says_nothing_of_a_release_that_has_served_well(
+    host: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the database is down: the next rollback is to find it again."""
+    deploy(host, "1-a")
+    deploy(host, "2-b")
+    with monkeypatch.context() as patched:
+        break_step(patched, "prove its health", refuse)
+        with pytest.raises(DeployError):
+            deploy(host, "1-a", leave=True)
+        with pytest.raises(DeployError):
+            deploy(host, "3-c")
+    found = state.load(host.state_file)
+    assert [event["status"] for event in found.history[-2:]] == [REFUSED, FAILED]
+    assert found.good_releases() == ["2-b", "1-a"]
+    assert serving(host) == ("green", "2-b")
+
+
+def test_a_plan_is_rejected_for_what_the_rollout_would_be(
+    host: Layout, stage: Callable[..., None]
+) -> None:
+    deploy(host, "1-a")
+    shutil.rmtree(host.release("2-b") / "venv")
+    with pytest.raises(DeployError, match="uvicorn is not installed in release 2-b"):
+        checked(host, "2-b", RECORDED)
+
+
+def test_an_undo_waits_as_long_as_what_is_at_work_may_take(app: Layout) -> None:
+    assert rollout.remaining_seconds(app) == 300
+    health = {"path": "/", "timeout_seconds": 180, "stable_seconds": 5}
+    recorded = {**RECORDED, "health": health, "drain_seconds": 600}
+    operation = {**cut_off("prove its health", "1-a", "green"), "settings": recorded}
+    state.save(app.state_file, State(operation=operation))
+    proxy = rollout.Settings.read(recorded).access.timeout_seconds
+    assert rollout.remaining_seconds(app) == 300 + 180 + 5 + 600 + 3 + proxy
 
 
 def set_environment(app: Layout, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import slots
+from ansible_collections.asgi.deploy.plugins.module_utils import slots, systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 
@@ -296,3 +296,26 @@ def test_another_entry_is_a_difference_where_the_server_is_started_by_it(
     file.write_text(slots.ENTRY)
     slots.restore(started, "blue", before)
     assert file.read_text() == "# former\n"
+
+
+def test_a_slot_is_forgotten_with_what_a_killed_run_has_left(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every later removal would fail."""
+    monkeypatch.setattr(systemd, "systemctl", lambda *_arguments, **_options: "")
+    directory = app.slot_configuration("blue")
+    directory.mkdir()
+    for name in ("secrets", ".secrets.a1b2c3d4"):
+        (directory / name).touch()
+    slots.forget(app, "blue")
+    assert not directory.exists()
+
+
+def test_links_of_enabled_units_are_on_disk_before_the_switch(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(systemd, "systemctl", lambda *words, **_options: asked.append(words[0]))
+    monkeypatch.setattr(systemd, "sync_links", lambda: asked.append("on disk"))
+    slots.enable(app, "blue", 1)
+    assert asked == ["enable", "on disk"]

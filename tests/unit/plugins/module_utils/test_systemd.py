@@ -160,3 +160,12 @@ def test_what_a_host_would_only_warn_of_is_left_out(
     monkeypatch.setattr(systemd, "version", lambda: version)
     found = systemd.understood({Path("/a"): text, Path("/b"): "RestartSec=1\n", Path("/c"): ""})
     assert found == {Path("/a"): left or text, Path("/b"): "RestartSec=1\n", Path("/c"): ""}
+
+
+def test_links_of_enabled_units_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("multi-user.target.wants", "timers.target.wants", "blog.service.d"):
+        (tmp_path / name).mkdir()
+    synced: list[str] = []
+    monkeypatch.setattr(systemd, "sync_directory", lambda path: synced.append(path.name))
+    systemd.sync_links(tmp_path)
+    assert set(synced) == {tmp_path.name, "multi-user.target.wants", "timers.target.wants"}
