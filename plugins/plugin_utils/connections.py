@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 #: A host that says nothing for 30 s is lost. Not over a shared connection, which has the settings
 #: of whoever opened it.
 OPTIONS = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
-#: Where Ansible keeps a connection open that other tasks may use; its own is without the options.
-SHARED = "%(directory)s/%%C"
+#: Of the name of a shared connection; as short as Ansible's own, for a path of at most 108 bytes.
+DIGEST_LENGTH = 10
 
 
 def notice_loss(connection: Any) -> None:
@@ -29,5 +30,15 @@ def notice_loss(connection: Any) -> None:
         for program in ("ssh", "sftp", "scp"):
             own = connection.get_option(f"{program}_extra_args") or ""
             connection.set_option(f"{program}_extra_args", f"{own} {OPTIONS}")
-        shared = connection.get_option("control_path") or SHARED
-        connection.set_option("control_path", f"{shared}-alive")
+        shared = connection.get_option("control_path") or default_path(connection)
+        connection.set_option("control_path", f"{shared}-a")
+
+
+def default_path(connection: Any) -> str:
+    """Returns where a connection is kept open that other tasks may use.
+
+    Ansible's own is another one: it may be open already, without the options.
+    """
+    words = [str(connection.get_option(name)) for name in ("host", "port", "remote_user")]
+    digest = hashlib.sha256("-".join(words).encode()).hexdigest()
+    return f"%(directory)s/{digest[:DIGEST_LENGTH]}"

@@ -6,9 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import source, systemd
+from ansible_collections.asgi.deploy.plugins.module_utils import rollout, source, systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy
-from ansible_collections.asgi.deploy.plugins.modules import rollout
 from contract.collection import (
     PLAYBOOKS,
     REPOSITORY,
@@ -279,6 +278,9 @@ def test_a_task_keeps_the_rules(path: str, task: dict[str, Any]) -> None:
         assert task["changed_when"] not in (False, "false")
     if module not in WITHOUT_HOST:
         assert isinstance(task.get("become"), bool), "say whether it is run as root"
+    if module == "ansible.builtin.apt":
+        # its default is shorter than the first upgrades of a new host
+        assert task[module]["lock_timeout"] == 300
     name = task.get("name", "")
     assert re.match(r"[a-z_]+ \| [A-Z]|[A-Z]", name)
     stem = path.rsplit("/", 1)[-1].removesuffix(".yml")

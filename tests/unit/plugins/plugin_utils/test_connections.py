@@ -56,7 +56,9 @@ def test_whichever_program_opens_the_connection(program: str) -> None:
     words = [word.decode() for word in found._build_command(program, program, "web1")]
     assert {"ServerAliveInterval=10", "ServerAliveCountMax=3"} <= set(words)
     # the same one for all
-    assert any(word.startswith("ControlPath=") and "-alive" in word for word in words)
+    assert any(
+        word.startswith("ControlPath=") and word.rstrip(chr(34)).endswith("-a") for word in words
+    )
 
 
 @pytest.mark.parametrize("name", ["ssh_args", "ssh_common_args", "ssh_extra_args"])
@@ -73,3 +75,20 @@ def test_what_the_user_has_set_counts(name: str) -> None:
 def test_other_connections_are_left_alone() -> None:
     found = connection_loader.get("ansible.builtin.local", PlayContext())
     notice_loss(found)
+
+
+def test_its_path_is_hardly_longer_than_ansibles() -> None:
+    """A socket has a path of at most 108 bytes, and a home directory may take most of them."""
+    found = connection()
+    before = settings(found)["controlpath"]
+    notice_loss(found)
+    assert len(settings(found)["controlpath"]) <= len(before) + 2
+
+
+def test_each_host_port_and_user_has_one_of_its_own() -> None:
+    paths = set()
+    for options in ({}, {"host": "web2"}, {"port": 2222}, {"remote_user": "ann"}):
+        found = connection(**options)  # type: ignore[arg-type]
+        notice_loss(found)
+        paths.add(found.get_option("control_path"))
+    assert len(paths) == 4
