@@ -57,7 +57,7 @@ def test_whichever_program_opens_the_connection(program: str) -> None:
     assert {"ServerAliveInterval=10", "ServerAliveCountMax=3"} <= set(words)
     # the same one for all
     assert any(
-        word.startswith("ControlPath=") and word.rstrip(chr(34)).endswith("-a") for word in words
+        word.startswith("ControlPath=") and word.rstrip('"').endswith("-a") for word in words
     )
 
 
