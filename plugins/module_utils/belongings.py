@@ -168,13 +168,15 @@ def account_problems(layout: Layout, user: str) -> list[str]:
     own = read(layout)
     problems = []
     for name in (user, f"{layout.name}-build"):
-        account, group = find(pwd.getpwnam, name), find(grp.getgrnam, name)
-        if account:
-            home = account.pw_dir == f"/var/lib/asgi/{layout.name}" or (own and own.user == user)
-            ours = home if name == user else account.pw_gecos == f"{layout.name} build"
-            kind = "" if ours else "an account"
+        account = find(pwd.getpwnam, name)
+        if account is None:
+            kind = "a group" if find(grp.getgrnam, name) else ""
+        elif name == user:
+            recorded = own is not None and own.user == user
+            of_app = recorded or account.pw_dir == f"/var/lib/asgi/{layout.name}"
+            kind = "" if of_app else "an account"
         else:
-            kind = "a group" if group else ""
+            kind = "" if account.pw_gecos == f"{layout.name} build" else "an account"
         if kind:
             problems.append(
                 f"asgi_app_user: {name} is {kind} that this host already has for something else;"

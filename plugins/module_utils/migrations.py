@@ -155,7 +155,8 @@ def migrate(
     else:
         how, started = "ran here", time.time()
         systemd.install_unit_files({layout.migrate_unit_file: unit})
-        write_record(layout, release, "ran here, begun by a run that was cut off", target, True)
+        how_if_killed = "ran here, begun by a run that was cut off"
+        write_record(layout, release, how_if_killed, target, begun=True)
         run_unit(layout, release, timeout_seconds, started)
     write_record(layout, release, how, target)
     remove(layout.migration_begun(release))

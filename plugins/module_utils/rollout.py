@@ -29,6 +29,8 @@ from .servers import server
 
 #: How often a serving app is asked before it is called unhealthy.
 HEALTH_ATTEMPTS = 3
+#: How long an undo waits for a module that is still at work, beyond what that one waits for.
+UNDO_WAIT_SECONDS = 300
 #: Steps that others look for by their names.
 LEAVE_BALANCER = "leave the balancer"
 RETURN_TO_BALANCER = "return to the balancer"
@@ -93,10 +95,6 @@ class Settings:
             # hosts whose last rollout was made by a former version have recorded none
             balancer_drain_seconds=float(values.get("balancer_drain_seconds", 0)),
         )
-
-
-#: How long an undo waits for a module that is still at work, beyond what that one waits for.
-UNDO_WAIT_SECONDS = 300
 
 
 class Ended(DeployError):
@@ -483,12 +481,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
         "cut_connections": 0,
     }
     # a release that has served well in another run is not bad because one host failed
-    served = any(
-        event["release"] == release
-        and event["status"] == state.GOOD
-        and event.get("run", "") != run
-        for event in current.history
-    )
+    served = current.has_served_well(release, except_run=run)
     failed = state.REFUSED if served or previous == release else state.FAILED
     if moved and previous is None:
         slots.stop(layout, serving)

@@ -59,17 +59,17 @@ class State:
                 return str(event["status"])
         return ""
 
-    def has_served_well(self, release: str, run: str = "") -> bool:
+    def has_served_well(self, release: str, except_run: str | None = None) -> bool:
         """Says whether a release was good at any time.
 
         Args:
             release: The release.
-            run: What this run of the fleet did does not count; empty for none.
+            except_run: What this run of the fleet did does not count.
         """
         return any(
             event["release"] == release
             and event["status"] == GOOD
-            and (not run or event.get("run", "") != run)
+            and event.get("run", "") != except_run
             for event in self.history
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -104,6 +106,17 @@ class Site:
     inventories: Sequence[Path]
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
+
+    def another_app(self, directory: Path, source: Path, variables: dict[str, Any]) -> Site:
+        """Returns the site of another app on the same hosts.
+
+        Args:
+            directory: Of its own, for the files of its runs.
+            source: Of the app.
+            variables: All that are given to its runs.
+        """
+        shutil.copy(self.directory / "ansible.cfg", directory)
+        return dataclasses.replace(self, directory=directory, source=source, variables=variables)
 
     def start(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[str]:
         """Starts a playbook on this host, in a process group of its own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -104,11 +103,10 @@ OWN = ("temporary files", "own mode", "own source", "own link", "own pipe")
 def hostile(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An app beside the blog with one good release."""
     directory = tmp_path_factory.mktemp("hostile")
-    shutil.copy(one_site.directory / "ansible.cfg", directory)
-    found = dataclasses.replace(
-        one_site,
-        directory=directory,
-        variables={
+    found = one_site.another_app(
+        directory,
+        HELLO,
+        {
             "asgi_app_name": NAME,
             "asgi_app_entrypoint": "hello:app",
             "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -80,17 +79,15 @@ def fragments() -> Iterator[str]:
 def talker(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An app beside the blog that was never deployed."""
     directory = tmp_path_factory.mktemp(NAME)
-    shutil.copy(one_site.directory / "ansible.cfg", directory)
     source = directory / "source"
     shutil.copytree(HELLO, source)
     for name, text in {"show.py": SHOW, "migrate.py": MIGRATE, "hello.py": APP}.items():
         (source / name).write_text(text)
     one_site.host.run(f"cat > {CREDENTIAL} && chmod 600 {CREDENTIAL}", stdin=KEY)
-    return dataclasses.replace(
-        one_site,
-        directory=directory,
-        source=source,
-        variables={
+    return one_site.another_app(
+        directory,
+        source,
+        {
             "asgi_app_name": NAME,
             "asgi_app_entrypoint": "hello:app",
             "asgi_app_source": {"path": str(source)},

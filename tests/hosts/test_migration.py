@@ -34,11 +34,10 @@ def shop(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     # PostgreSQL lets each in by its own name over the socket, and both to the same tables
     one_site.query("DROP ROLE IF EXISTS shop; CREATE ROLE shop LOGIN; GRANT blog TO shop;")
     directory = tmp_path_factory.mktemp("shop")
-    (directory / "ansible.cfg").write_text((one_site.directory / "ansible.cfg").read_text())
-    return dataclasses.replace(
-        one_site,
-        directory=directory,
-        variables={
+    return one_site.another_app(
+        directory,
+        one_site.source,
+        {
             **VARIABLES,
             "asgi_app_name": "shop",
             "asgi_app_environment": {

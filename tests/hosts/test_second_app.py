@@ -5,7 +5,6 @@ What one role does is asked of that role alone.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import http.server
@@ -57,13 +56,11 @@ NEW_CERTIFICATE = (
 def second(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Another app on the host of the blog, with a dash in its name and its own certificate."""
     directory = tmp_path_factory.mktemp("second")
-    shutil.copy(one_site.directory / "ansible.cfg", directory)
     one_site.run(NEW_CERTIFICATE)
-    return dataclasses.replace(
-        one_site,
-        directory=directory,
-        source=HELLO,
-        variables={
+    return one_site.another_app(
+        directory,
+        HELLO,
+        {
             "asgi_app_name": NAME,
             "asgi_app_entrypoint": "hello:app",
             "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",

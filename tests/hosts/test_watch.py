@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -53,15 +52,13 @@ async def app(scope, receive, send):
 def leaky(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """An app that leaks and hangs beside the blog, and its watch."""
     directory = tmp_path_factory.mktemp(NAME)
-    shutil.copy(one_site.directory / "ansible.cfg", directory)
     source: Path = directory / NAME
     shutil.copytree(ROOT / "examples" / "hello", source)
     (source / "hello.py").write_text(APP)
-    site = dataclasses.replace(
-        one_site,
-        directory=directory,
-        source=source,
-        variables={
+    site = one_site.another_app(
+        directory,
+        source,
+        {
             "asgi_app_name": NAME,
             "asgi_app_entrypoint": "hello:app",
             "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",

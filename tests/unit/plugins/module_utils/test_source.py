@@ -601,13 +601,19 @@ def test_a_password_does_not_break_access_without_http(tmp_path: Path, url: str)
     assert source.git(["ls-files"], tmp_path / "app", access).splitlines() == sorted(FILES)
 
 
+def cloned_into(directory: Path) -> Path:
+    """Makes a repository that `served` in a directory gives out; returns an empty one for it."""
+    bare(repository(directory / "origin"), directory / "served/blog.git")
+    target = directory / "target"
+    target.mkdir()
+    return target
+
+
 def test_git_on_a_host_is_a_step_of_the_build(
     tmp_path: Path, uncontained: Contained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What comes from elsewhere is not read, written or run as root."""
-    bare(repository(tmp_path / "origin"), tmp_path / "served/blog.git")
-    target = tmp_path / "target"
-    target.mkdir()
+    target = cloned_into(tmp_path)
 
     def never(*arguments: Any, **more: Any) -> None:
         raise AssertionError(arguments)
@@ -632,9 +638,7 @@ def test_git_on_a_host_gets_the_variables_of_the_play(
     tmp_path: Path, uncontained: Contained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the SSH key for a private repository, or the mirror of a company."""
-    bare(repository(tmp_path / "origin"), tmp_path / "served/blog.git")
-    target = tmp_path / "target"
-    target.mkdir()
+    target = cloned_into(tmp_path)
     with serve(tmp_path / "served") as (server, _seen):
         for key, value in {
             "GIT_CONFIG_COUNT": "1",
