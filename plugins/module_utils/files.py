@@ -18,7 +18,7 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: A file, and no link to one; a pipe in its place must not block the open.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
-#: Nobody writes a file for so long.
+#: Longer than any write takes.
 ABANDONED_SECONDS = 600
 
 

@@ -80,7 +80,7 @@ def finish(module: Module, act: Callable[[], dict[str, Any]]) -> None:
     except OSError as error:
         result = {"msg": str(error)}
     except Exception as error:
-        # Ansible would show what nobody has expected as it is
+        # Ansible would show an unexpected error without the mask
         result = {"msg": f"{type(error).__name__}: {error}", "exception": traceback.format_exc()}
     # both: the secrets on the host may be others now, or gone
     after, public = secrets_of(module)

@@ -97,7 +97,7 @@ def may_be_written(file: int) -> bool:
     """Says whether a process may have an open file open for writing, whoever owns it now.
 
     A process of the build can have handed it to one that outlives the build. The kernel grants a
-    lease for reading only where nobody has (fcntl(2)); some file systems grant none.
+    lease for reading only where none has (fcntl(2)); some file systems grant none.
     """
     try:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -108,7 +108,7 @@ def may_be_written(file: int) -> bool:
 
 
 def copy(file: int, directory: int, name: str, group: int) -> None:
-    """Replaces a file by a copy, which nobody has open."""
+    """Replaces a file by a copy, which no process has open."""
     status = os.fstat(file)
     aside = aside_name()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

@@ -391,7 +391,7 @@ def enable(layout: Layout, slot: str, instances: int) -> None:
         systemd.systemctl("disable", "--quiet", *sorted(present - wanted))
     if wanted - present:
         systemd.systemctl("enable", "--quiet", *sorted(wanted - present))
-        # on disk before the switch: after a power cut what serves is to start
+        # on disk before the switch: the live slot has to start after a power cut
         systemd.sync_links()
 
 

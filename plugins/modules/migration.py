@@ -29,7 +29,7 @@ options:
   state:
     description:
       - V(applied) runs the migration. V(recorded) only notes that another host ran it.
-      - V(gathered) only tells whether it is to run, in RV(reason).
+      - V(gathered) only returns whether it is to run, in RV(reason).
     type: str
     choices: [applied, recorded, gathered]
     default: applied

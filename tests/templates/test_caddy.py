@@ -462,10 +462,10 @@ def test_an_address_belongs_to_one_app(
         return
     with pytest.raises(DeployError) as caught:
         driver.of_other_sites(dict.fromkeys(files), files)
-    told = caught.value.message
-    assert f"{variable}: {address}{path} belongs to the site blog too" in told
-    assert "asgi_proxy_path of its own" in told
-    assert told.endswith("Nothing was changed.")
+    message = caught.value.message
+    assert f"{variable}: {address}{path} belongs to the site blog too" in message
+    assert "asgi_proxy_path of its own" in message
+    assert message.endswith("Nothing was changed.")
 
 
 def test_an_address_in_somebodys_file_is_named(tmp_path: Path) -> None:

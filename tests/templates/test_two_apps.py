@@ -141,9 +141,9 @@ def test_an_address_belongs_to_one_app(host: Host, name: str, path: str) -> None
         return
     with pytest.raises(DeployError) as caught:
         host.configure("shop", given, check_mode=False)
-    told = caught.value.message
-    assert f"{variable}: {address}{path} belongs to the site blog too" in told
-    assert told.endswith("Nothing was changed.")
+    message = caught.value.message
+    assert f"{variable}: {address}{path} belongs to the site blog too" in message
+    assert message.endswith("Nothing was changed.")
     assert host.text() == before
     # its own file is not in the way
     assert host.configure("blog", {**SHARING, "asgi_proxy_path": path}) == []

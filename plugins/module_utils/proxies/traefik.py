@@ -351,7 +351,7 @@ def rule_addresses(rule: str) -> set[Address]:
 
 
 def file_addresses(text: str) -> set[Address]:
-    """Returns the addresses in a dynamic file, ours or somebody's: a host cannot read YAML."""
+    """Returns the addresses in a dynamic file, whoever wrote it: a host cannot read YAML."""
     found: set[Address] = set()
     for match in RULE.finditer(text):
         escaped = match["quote"] == '"'
