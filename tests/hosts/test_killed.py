@@ -52,21 +52,53 @@ BOUNDARIES = {
     "asgi_service_after_rollout": "changed nothing",
 }
 
+#: Imported by every Python of the host: a module stops itself as soon as it has written that a
+#: step of a rollout has begun. Whoever looked at the file from outside would miss a short step.
+STOP_AT_STEP = """
+import json, os, signal, sys
+STATE = "/srv/blog/state.json"
+written = False
+
+def stop(event, arguments):
+    global written
+    if event == "os.rename":
+        written = os.fspath(arguments[1]) == STATE
+    elif written:
+        written = False
+        with open(STATE) as file:
+            step = json.load(file)["operation"].get("step")
+        if step == {step!r}:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(stop)
+"""
+
 #: Runs on the host: stops a module of ours when it is at some place, says so, and does with it
-#: what it is told. Arguments: `step` and a step of a rollout, `file` and one that is there then,
-#: `child` and the last words of a program that the module runs then.
+#: what it is told. Arguments: `step` and the text of STOP_AT_STEP, by which the module stops
+#: itself; `file` and one that is there then; `child` and the last words of a program that the
+#: module runs then.
 HOLDER = """
-import glob, json, os, signal, sys, time
+import glob, os, pathlib, signal, site, sys, time
 kind, value = sys.argv[1:]
 deadline = time.monotonic() + 240
+packages = pathlib.Path(site.getsitepackages()[0])
+packages.mkdir(parents=True, exist_ok=True)
+hook = packages / "stop_at_step.py"
+imported = packages / "stop_at_step.pth"
+if kind == "step":
+    hook.write_text(value)
+    imported.write_text("import stop_at_step\\n")
 
 def at_work():
     return int(open("/srv/blog/.lock").read().split()[1])
 
+def stat_of(process):
+    return open(f"/proc/{process}/stat").read().rsplit(")", 1)[1].split()
+
 def found():
     if kind == "step":
-        operation = json.load(open("/srv/blog/state.json"))["operation"]
-        return operation.get("step") == value and at_work()
+        holder = at_work()
+        return stat_of(holder)[0] == "T" and holder
     if kind == "file":
         return os.path.exists(value) and at_work()
     for path in glob.glob("/proc/[0-9]*/cmdline"):
@@ -74,8 +106,9 @@ def found():
         if path == f"/proc/{os.getpid()}/cmdline":
             continue
         if open(path).read().replace("\\0", " ").strip().endswith(value):
-            return int(open(path.replace("cmdline", "stat")).read().rsplit(")", 1)[1].split()[1])
+            return int(stat_of(path.split("/")[2])[1])
 
+print("ready", flush=True)
 while time.monotonic() < deadline:
     try:
         holder = found()
@@ -83,6 +116,9 @@ while time.monotonic() < deadline:
         continue
     if holder:
         os.kill(holder, signal.SIGSTOP)
+        # what recovers from the kill is not stopped
+        imported.unlink(missing_ok=True)
+        hook.unlink(missing_ok=True)
         print("stopped", flush=True)
         os.kill(holder, getattr(signal, sys.stdin.readline().strip() or "SIGKILL"))
         break
@@ -108,8 +144,9 @@ def held(site: Site, kind: str, value: str) -> Iterator[Callable[[str], None]]:
     """Yields a function that is called twice: with nothing, to wait until the module was stopped
     at a place; then with the name of a signal for it.
     """
+    given = STOP_AT_STEP.format(step=value) if kind == "step" else value
     holder = subprocess.Popen(
-        ["podman", "exec", "-i", site.host.container, "python3", "-c", HOLDER, kind, value],
+        ["podman", "exec", "-i", site.host.container, "python3", "-c", HOLDER, kind, given],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -124,6 +161,8 @@ def held(site: Site, kind: str, value: str) -> Iterator[Callable[[str], None]]:
         assert holder.stdout.readline() == "stopped\n"
 
     try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
         yield tell
     finally:
         holder.kill()
