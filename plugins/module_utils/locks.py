@@ -44,19 +44,45 @@ def locked(layout: Layout, wait_seconds: float = 0, run: str = "") -> Iterator[N
     Args:
         layout: The app.
         wait_seconds: How long to wait for another call to end.
-        run: The run that this call belongs to; another run's lock refuses it.
+        run: The run that this call belongs to, which must have the lock; empty for a call that
+            belongs to none.
 
     Raises:
-        DeployError: Another call or another run holds the app.
+        DeployError: Another call or another run holds the app, or the run has lost its lock.
     """
+    if run:
+        # before the root is made: another run may have removed the app
+        require(layout, run)
     with one_call(layout, wait_seconds):
-        held = read(layout)
-        if free_for(held, run):
-            if held.get("run") == run:
-                write(layout, {**held, "renewed": time.time()})
-            yield
+        if run:
+            write(layout, {**require(layout, run), "renewed": time.time()})
         else:
-            raise DeployError(refusal(layout, held), held=held)
+            held = read(layout)
+            if not free_for(held, run):
+                raise DeployError(refusal(layout, held), held=held)
+        yield
+
+
+def require(layout: Layout, run: str) -> dict[str, Any]:
+    """Returns the lock of a run.
+
+    Raises:
+        DeployError: The run does not have it any more.
+    """
+    held = read(layout)
+    if held.get("run") == run:
+        return held
+    if held:
+        raise DeployError(f"{lost(layout)}. {refusal(layout, held)}", held=held)
+    raise DeployError(
+        f"{lost(layout)}, and it has ended since. Nothing was done by this step, and what that run"
+        " has done stays. Look at what is live with the status playbook, then start this run again"
+    )
+
+
+def lost(layout: Layout) -> str:
+    """Says that a run does not have its lock any more."""
+    return f"this run has lost the lock of {layout.name} on this host to another run"
 
 
 @contextlib.contextmanager

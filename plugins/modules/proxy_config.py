@@ -29,7 +29,9 @@ options:
     choices: [caddy, traefik, none]
     default: caddy
   name:
-    description: The app; Traefik needs it, as the file of its site depends on the slot that serves.
+    description:
+      - The app, no other change of which is then under way meanwhile.
+      - Traefik needs it, as the file of its site depends on the slot that serves.
     type: str
     default: ""
   root:
@@ -99,6 +101,12 @@ options:
     type: list
     elements: str
     default: []
+  run:
+    description:
+      - The run that this call belongs to, see M(asgi.deploy.lock). It must have the lock of the app
+        O(name).
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -133,6 +141,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils import certificates, units
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import (
     ENVIRONMENT,
     driver,
@@ -168,6 +178,7 @@ ARGUMENTS = {
     },
     "environment": {"type": "dict", "default": {}, "no_log": True},
     "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
+    "run": {"type": "str", "default": ""},
 }
 
 
@@ -197,6 +208,17 @@ def environment_file(provider: str, values: dict[str, Any]) -> dict[Path, str]:
 
 def configured(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Makes the configuration so, or leaves it as it was."""
+    layout = layout_from(params) if params["name"] else None
+    # a balancer has nothing of the app but its site; a run that removes it may find nothing at all
+    of_app = layout and (layout.root.exists() or (params["files"] and params["run"]))
+    if not layout or not of_app or check_mode:
+        return changed(params, layout, check_mode)
+    with locked(layout, run=params["run"]):
+        return changed(params, layout, check_mode)
+
+
+def changed(params: dict[str, Any], layout: Layout | None, check_mode: bool) -> dict[str, Any]:
+    """Has the driver make the configuration so."""
     certificate = params["certificate"]
     noted = certificate_note(certificate, check_mode) if certificate else {}
     result = driver(params["provider"]).configure(
@@ -208,7 +230,7 @@ def configured(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         [Path(path) for path in params["absent"]],
         {
             "program": params["program"],
-            "layout": layout_from(params) if params["name"] else None,
+            "layout": layout,
             "balancer": params["balancer"],
         },
         check_mode,

@@ -324,7 +324,7 @@ def test_what_is_notified_exists_and_every_handler_is(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_no_secret_is_written_where_a_task_may_show_it(role: str) -> None:
     """Who hands secrets to a module either hides the task or gives them as its own options."""
-    hidden_by_the_module = {"asgi.deploy.release", "asgi.deploy.proxy_config"}
+    hidden_by_the_module = {f"asgi.deploy.{n}" for n in ("environment", "release", "proxy_config")}
     secret = re.compile(r"asgi_app_secrets|_mac_key|_password")
     shown = [
         f"{path}: {task['name']}"

@@ -204,6 +204,21 @@ class Site:
         playbook.write_text(f"- hosts: all\n  gather_facts: false\n  roles: [{names}]\n")
         return str(playbook)
 
+    @contextlib.contextmanager
+    def held_reload(self) -> Iterator[None]:
+        """A reload of Caddy does not end before this does."""
+        drop_in = "/etc/systemd/system/caddy.service.d"
+        self.run(
+            f"mkdir -p {drop_in} && touch /run/hold-reload && printf '[Service]\\nExecReload=\\n"
+            'ExecReload=/bin/sh -c "while test -e /run/hold-reload; do sleep 0.1; done"\\n'
+            "ExecReload=/usr/bin/caddy reload --config /etc/caddy/Caddyfile --force\\n'"
+            f" > {drop_in}/hold.conf && systemctl daemon-reload"
+        )
+        try:
+            yield
+        finally:
+            self.run(f"rm -r {drop_in} /run/hold-reload && systemctl daemon-reload")
+
     def variant(self, kind: str, marker: str | None = None, **options: Any) -> Path:
         """Makes a changed copy of what was deployed last."""
         target = self.directory / f"{kind}-{marker or ''}-{time.monotonic_ns()}"

@@ -431,20 +431,11 @@ def test_a_run_killed_while_it_configures_the_proxy(one_site: Site) -> None:
     """The files are written and Caddy has not taken them up: the next run sees to it."""
     # the tests before have migrated for this release by another command
     one_site.deploy()
-    drop_in = "/etc/systemd/system/caddy.service.d"
-    one_site.run(
-        f"mkdir -p {drop_in} && touch /run/hold-reload && printf '[Service]\\nExecReload=\\n"
-        'ExecReload=/bin/sh -c "while test -e /run/hold-reload; do sleep 0.1; done"\\n'
-        "ExecReload=/usr/bin/caddy reload --config /etc/caddy/Caddyfile --force\\n'"
-        f" > {drop_in}/hold.conf && systemctl daemon-reload"
-    )
     changed = {"asgi_proxy_request_body_max": "11MB"}
-    try:
+    with one_site.held_reload():
         kill_at(one_site, "child", "reload caddy.service", one_site.source, run=True, **changed)
         one_site.run("test -e /etc/caddy/.pending")
         serving = one_site.get("/healthz")["release"]
-    finally:
-        one_site.run(f"rm -r {drop_in} /run/hold-reload && systemctl daemon-reload")
     wait_until(lambda: "caddy" not in one_site.run("systemctl list-jobs --no-legend"), "reload")
     assert serving == one_site.serving()
     again = one_site.deploy(**changed)

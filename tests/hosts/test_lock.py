@@ -178,6 +178,35 @@ def test_what_cannot_be_proven_is_refused_until_somebody_says_so(one_site: Site)
     assert "was taken over from a run that has ended" in played.output
 
 
+def test_a_run_that_lost_its_lock_is_rejected_after_the_other_has_ended(one_site: Site) -> None:
+    """A suspended laptop, or a pause in a hook: somebody else has deployed meanwhile."""
+    with paused(one_site, one_site.variant("same", "suspended")) as first:
+        one_site.deploy(one_site.variant("same", "meanwhile"), asgi_service_lock_take_over=True)
+        serving = one_site.serving()
+        assert lock_of(one_site) == {}
+        code, output = first.end()
+    assert code != 0
+    assert "this run has lost the lock of blog on this host to another run" in output
+    assert one_site.serving() == serving == one_site.state()["history"][-1]["release"]
+    assert lock_of(one_site) == {}
+
+
+@pytest.mark.parametrize("role", ["app", "proxy"])
+def test_a_lost_lock_keeps_environment_and_proxy_as_they_are(one_site: Site, role: str) -> None:
+    """They are steps too, and a later rollout would take what they wrote."""
+    of_run = {"asgi_service_run": "of a run that lost it"}
+    changed = {
+        "asgi_app_source": {"path": str(one_site.source)},
+        "asgi_app_secrets": {"LATE": "1"},
+        "asgi_proxy_request_body_max": "12MB",
+    }
+    paths = "/etc/asgi/blog/secrets /etc/caddy/sites/blog.caddy"
+    before = one_site.run(f"sha256sum {paths}")
+    played = one_site.role(role, expect=2, **changed, **of_run)
+    assert "this run has lost the lock of blog" in played.output
+    assert one_site.run(f"sha256sum {paths}") == before
+
+
 def test_check_mode_takes_no_lock_and_tells_of_one(one_site: Site) -> None:
     """A plan can be made while somebody deploys."""
     with paused(one_site, one_site.source) as first:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sites import DOMAIN, ROOT, Site
+from sites import DOMAIN, PLAY_TIMEOUT_SECONDS, ROOT, Site, until
 
 HELLO = ROOT / "examples" / "hello"
 NAME = "hello-two"
@@ -357,6 +357,24 @@ def test_configuration_that_caddy_refuses_touches_nothing(second: Site, one_site
     assert one_site.get("/healthz")["release"] == one_site.serving()
     # the file on disk is the good one as well: it is read again at a reboot
     second.run("caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile 2>/dev/null")
+
+
+def test_changes_of_the_proxy_for_two_apps_do_not_overlap(second: Site, one_site: Site) -> None:
+    """One of them would restore what the other has just changed, where its own is rejected."""
+    changed = {"asgi_proxy_request_body_max": "13MB"}
+    with one_site.held_reload():
+        first = one_site.start_role("proxy", **changed)
+        assert until(lambda: "13MB" in one_site.run("cat /etc/caddy/sites/blog.caddy"))
+        other = second.start_role("proxy", **changed)
+        waiting = "find /proc/[0-9]*/fd -lname /run/asgi-deploy/proxy.lock 2>/dev/null | wc -l"
+        assert until(lambda: int(one_site.run(waiting, check=False)) > 1)
+        assert "13MB" not in second.run(f"cat /etc/caddy/sites/{NAME}.caddy")
+    for playing in (first, other):
+        output, _nothing = playing.communicate(timeout=PLAY_TIMEOUT_SECONDS)
+        assert playing.returncode == 0, output
+    assert "13MB" in second.run(f"cat /etc/caddy/sites/{NAME}.caddy")
+    for site in (one_site, second):
+        assert site.role("proxy").changed == 1
 
 
 def test_a_domain_of_the_other_app_is_rejected(second: Site, one_site: Site) -> None:

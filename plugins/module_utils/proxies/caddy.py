@@ -25,6 +25,7 @@ from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
 from ..health import Answer, HealthCheck, ask_tls, tls_context
 from ..layout import Layout
+from .exclusive import one_change
 from .handover import (
     ANNOUNCED,
     SITES,
@@ -98,6 +99,7 @@ class Caddy:
         """Raises where another proxy would have to give way that serves other apps too."""
         refuse_take_over("caddy", own_sites(layout))
 
+    @one_change()
     def switch(self, layout: Layout, slot: str) -> float:
         """Creates or removes the file that the matcher of the site looks for.
 
@@ -116,6 +118,7 @@ class Caddy:
         """Asks over TLS on this host; only there the site says which slot answered."""
         return ask_tls(access.address, access.port, tls_context(access.ca_file), check)
 
+    @one_change()
     def configure(
         self,
         files: Mapping[Path, str],

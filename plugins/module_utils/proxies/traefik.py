@@ -37,6 +37,7 @@ from ..files import read_text, remove, write_atomic
 from ..health import Answer, HealthCheck, ask_tls, tls_context
 from ..layout import Layout
 from ..listeners import listener
+from .exclusive import one_change
 from .handover import (
     ANNOUNCED,
     TAKE_OVER,
@@ -195,6 +196,7 @@ class Traefik:
         text = read_text(site_file(layout.name))
         refuse_take_over("traefik", [parse(text)["name"] if text else layout.name])
 
+    @one_change()
     def switch(self, layout: Layout, slot: str) -> float:
         """Puts the app's file for a slot in place and waits until it is in use.
 
@@ -218,6 +220,7 @@ class Traefik:
             wait_until_in_use(site["name"], service)
         return gap_seconds
 
+    @one_change()
     def tell_balancer(self, layout: Layout) -> None:
         """Puts the app's file in place anew, for what it says to a balancer."""
         text = read_text(site_file(layout.name))
@@ -236,6 +239,7 @@ class Traefik:
         """Asks over TLS on this host; only there the site says which slot answered."""
         return ask_tls(access.address, access.port, tls_context(access.ca_file), check)
 
+    @one_change()
     def configure(
         self,
         files: Mapping[Path, str],

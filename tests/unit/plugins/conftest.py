@@ -15,6 +15,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils import contained, syst
 from ansible_collections.asgi.deploy.plugins.module_utils import layout as layout_module
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import exclusive
 from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended, Property
 
 
@@ -31,6 +32,12 @@ class TestLayout(Layout):
     def configuration(self) -> Path:
         """Beside the root, where the real one is /etc/asgi."""
         return self.root.parent / "configuration"
+
+
+@pytest.fixture(autouse=True)
+def own_lock_of_the_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one of this machine, which only root may have."""
+    monkeypatch.setattr(exclusive, "LOCK_FILE", tmp_path / "run-proxy" / "proxy.lock")
 
 
 @pytest.fixture

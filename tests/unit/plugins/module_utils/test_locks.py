@@ -142,7 +142,7 @@ def test_a_run_holds_the_app_over_many_calls(app: Layout) -> None:
         with locks.locked(app, run="one"):
             pass
     assert locks.give_back(app, "one")
-    with locks.locked(app, run="two"):
+    with locks.locked(app):
         pass
 
 
@@ -172,6 +172,39 @@ def test_the_lock_of_a_dead_run_is_taken_over_and_said(app: Layout) -> None:
     assert "anna at" in locks.taken_over(app, former)
     # the former run is not dead after all: it is refused from now on
     with pytest.raises(DeployError, match="is locked"), locks.locked(app, run="one"):
+        pytest.fail("two runs changed it")
+
+
+def test_a_run_that_lost_its_lock_is_rejected_also_when_the_other_has_ended(app: Layout) -> None:
+    locks.take(app, wanted("one"))
+    locks.take(app, wanted("two"), dead="one")
+    with (
+        pytest.raises(DeployError, match=r"has lost the lock .* is locked") as caught,
+        locks.locked(app, run="one"),
+    ):
+        pytest.fail("two runs changed it")
+    assert caught.value.facts["held"]["run"] == "two"
+    locks.give_back(app, "two")
+    with (
+        pytest.raises(DeployError, match=r"has lost the lock of blog .* and it has ended since"),
+        locks.locked(app, run="one"),
+    ):
+        pytest.fail("it would undo what the other run has done")
+    # a call that belongs to no run changes the app
+    with locks.locked(app):
+        pass
+
+
+def test_a_run_that_lost_its_lock_to_a_removal_does_not_make_the_app_again(app: Layout) -> None:
+    gone = Layout("gone", app.root / "gone")
+    with pytest.raises(DeployError, match="has lost the lock of gone"), locks.locked(gone, run="1"):
+        pytest.fail("the app is gone")
+    assert not gone.root.exists()
+
+
+def test_the_lease_of_another_run_gives_a_lost_lock_not_back(app: Layout) -> None:
+    locks.take(app, wanted("two", lease_seconds=0))
+    with pytest.raises(DeployError, match="has lost the lock"), locks.locked(app, run="one"):
         pytest.fail("two runs changed it")
 
 
