@@ -112,7 +112,8 @@ print("ready", flush=True)
 while time.monotonic() < deadline:
     try:
         holder = found()
-    except (ValueError, OSError):
+    except (ValueError, OSError, IndexError):
+        # being written, or gone meanwhile
         continue
     if holder:
         os.kill(holder, signal.SIGSTOP)
