@@ -210,21 +210,14 @@ class Builder:
         into = [uv, "pip", "install", "--quiet", f"--python={self.python}"]
         if kind == "uv.lock":
             groups = [f"--group={group}" for group in settings.groups]
-            self.install(
-                [
-                    uv,
-                    "sync",
-                    "--quiet",
-                    "--frozen",
-                    "--no-default-groups",
-                    "--no-editable",
-                    f"--python={self.python}",
-                    *extras,
-                    *groups,
-                ],
-                variables,
-                "install what uv.lock names",
-            )
+            wanted = [
+                *("--quiet", "--frozen", "--no-default-groups", "--no-editable"),
+                *(f"--python={self.python}", *extras, *groups),
+            ]
+            if settings.index:
+                self._sync_from_index(uv, wanted, variables)
+            else:
+                self.install([uv, "sync", *wanted], variables, "install what uv.lock names")
         elif kind == "requirements.txt":
             self.install(
                 [*into, *self._requirements()],
@@ -243,6 +236,30 @@ class Builder:
                 variables,
                 "install what pyproject.toml names",
             )
+
+    def _sync_from_index(
+        self, uv: str, wanted: Sequence[str], variables: Mapping[str, str]
+    ) -> None:
+        """Installs what uv.lock names from asgi_app_index.
+
+        `uv sync` downloads from the URLs in the lock, whatever the index is. Of the lock the
+        versions and hashes are taken; uv rejects a file that has another hash.
+        """
+        exported = self.environment_directory / "uv-export.txt"
+        self.steps.run(
+            [
+                *(uv, "export", *wanted, "--no-header", "--no-annotate"),
+                f"--output-file={exported}",
+            ],
+            purpose="list what uv.lock names",
+            environment=variables,
+            directory=self.source,
+        )
+        self.install(
+            [uv, "pip", "sync", "--quiet", f"--python={self.python}", str(exported)],
+            variables,
+            "install what uv.lock names from asgi_app_index",
+        )
 
     def _with_pip(self, kind: str) -> None:
         settings = self.settings

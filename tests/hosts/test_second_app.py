@@ -264,6 +264,33 @@ def test_wheel(second: Site, tmp_path: Path) -> None:
     assert releases(second) == before
 
 
+def start_index(site: Site, *wheels: Path) -> None:
+    """Starts a package index with a password on the host, which has these wheels."""
+    # uv would take a file of the same name from its cache
+    site.run(f"rm -rf /srv/index /var/cache/asgi/{NAME}/uv && mkdir -p /srv/index")
+    contents = {"/srv/index/serve.py": INDEX.encode()}
+    for wheel in wheels:
+        directory = f"/srv/index/simple/{wheel.name.split('-')[0].replace('_', '-')}"
+        contents[f"{directory}/{wheel.name}"] = wheel.read_bytes()
+        contents[f"{directory}/index.html"] = f'<a href="{wheel.name}">{wheel.name}</a>'.encode()
+    for path, content in contents.items():
+        subprocess.run(
+            [
+                *("podman", "exec", "-i", site.host.container, "sh", "-c"),
+                f"mkdir -p $(dirname '{path}') && cat > '{path}'",
+            ],
+            input=content,
+            check=True,
+        )
+    site.run("systemctl stop index.service 2>/dev/null; systemctl reset-failed")
+    # the server's own argv has the password in other clothes: user and password apart
+    site.run(
+        "systemd-run --unit=index --working-directory=/srv/index --quiet python3 -c"
+        f" \"import sys; sys.argv = ['', 'ci:' + '{PASSWORD[::-1]}'[::-1]];"
+        " exec(open('serve.py').read())\""
+    )
+
+
 @pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_private_index_without_a_word_of_its_password(
     second: Site, tmp_path: Path, installer: str
@@ -281,30 +308,8 @@ def test_private_index_without_a_word_of_its_password(
         )
     )
     (app / "requirements.txt").write_text("uvicorn==0.54.0\nprivate-greeting==1.0\n")
-    second.run("rm -rf /srv/index && mkdir -p /srv/index/simple/private-greeting")
-    for path, content in (
-        (f"/srv/index/simple/private-greeting/{WHEEL}", (tmp_path / WHEEL).read_bytes()),
-        (
-            "/srv/index/simple/private-greeting/index.html",
-            f'<a href="{WHEEL}">{WHEEL}</a>'.encode(),
-        ),
-        ("/srv/index/serve.py", INDEX.encode()),
-    ):
-        subprocess.run(
-            ["podman", "exec", "-i", second.host.container, "sh", "-c", f"cat > '{path}'"],
-            input=content,
-            check=True,
-        )
-    second.run(
-        "systemctl stop index.service watch.service 2>/dev/null; systemctl reset-failed;"
-        " rm -f /srv/ps.log"
-    )
-    # the server's own argv has the password in other clothes: user and password apart
-    second.run(
-        "systemd-run --unit=index --working-directory=/srv/index --quiet python3 -c"
-        f" \"import sys; sys.argv = ['', 'ci:' + '{PASSWORD[::-1]}'[::-1]];"
-        " exec(open('serve.py').read())\""
-    )
+    second.run("systemctl stop watch.service 2>/dev/null; rm -f /srv/ps.log")
+    start_index(second, tmp_path / WHEEL)
     second.run(
         "systemd-run --unit=watch --quiet sh -c"
         " 'while :; do ps -eo user,args >> /srv/ps.log; sleep 0.02; done'"
@@ -332,6 +337,79 @@ def test_private_index_without_a_word_of_its_password(
         f"grep -rl {PASSWORD} /srv/{NAME} /var/cache/asgi /etc/asgi /opt/asgi", check=False
     )
     assert left == ""
+
+
+#: A lock of two packages; its URLs lead nowhere, as from a host without the Internet.
+LOCKED = """
+[[package]]
+name = "{name}"
+version = "{version}"
+source = {{ registry = "http://127.0.0.1:9/simple" }}
+wheels = [{{ url = "http://127.0.0.1:9/{file}", hash = "{hash}" }}]
+"""
+LOCKED_APP = """
+version = 1
+revision = 3
+requires-python = ">=3.9"
+
+[[package]]
+name = "locked"
+version = "1.0"
+source = { virtual = "." }
+dependencies = [{ name = "private-greeting" }, { name = "uvicorn" }]
+
+[package.metadata]
+requires-dist = [{ name = "private-greeting" }, { name = "uvicorn" }]
+"""
+LOCKED_PROJECT = """
+[project]
+name = "locked"
+version = "1.0"
+requires-python = ">=3.9"
+dependencies = ["private-greeting", "uvicorn"]
+"""
+
+
+def test_index_in_place_of_the_urls_of_a_lock(second: Site, tmp_path: Path) -> None:
+    """The hashes of the lock are verified: a file of the index that has another one is rejected."""
+    app, greeting_wheel = tmp_path / "app", tmp_path / WHEEL
+    app.mkdir()
+    server_wheel = tmp_path / "uvicorn-0.54.0-py3-none-any.whl"
+    write_wheel(
+        greeting_wheel, {"private_greeting.py": 'WORD = "Ahoi"\n'}, "private-greeting", "1.0"
+    )
+    write_wheel(server_wheel, {"uvicorn/__init__.py": ""}, "uvicorn", "0.54.0")
+    lock = LOCKED_APP
+    for name, version, wheel in (
+        ("private-greeting", "1.0", greeting_wheel),
+        ("uvicorn", "0.54.0", server_wheel),
+    ):
+        lock += LOCKED.format(name=name, version=version, file=wheel.name, hash=sha256(wheel))
+    text = (HELLO / "hello.py").read_text()
+    for name, content in {
+        "pyproject.toml": LOCKED_PROJECT,
+        "uv.lock": lock,
+        "hello.py": f"from private_greeting import WORD\n{text}",
+    }.items():
+        (app / name).write_text(content)
+    index = {"url": "http://127.0.0.1:8099/simple/", "username": "ci", "password": PASSWORD}
+    variables = {"asgi_app_source": {"path": str(app)}, "asgi_app_index": index}
+    start_index(second, greeting_wheel, server_wheel)
+    try:
+        release = staged(second, **variables)
+        assert greeting(second, release, "WORD") == "Ahoi\n"
+
+        (app / "hello.py").write_text(f"from private_greeting import WORD as WORD\n{text}")
+        write_wheel(
+            greeting_wheel, {"private_greeting.py": 'WORD = "?"\n'}, "private-greeting", "1.0"
+        )
+        start_index(second, greeting_wheel, server_wheel)
+        before = releases(second)
+        wrong = second.role("app", expect=2, **variables)
+        assert "Hash mismatch for `private-greeting==1.0`" in wrong.unwrapped
+        assert releases(second) == before
+    finally:
+        second.run("systemctl stop index.service")
 
 
 @pytest.fixture(scope="module")

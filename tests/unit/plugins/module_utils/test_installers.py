@@ -124,6 +124,66 @@ def test_no_code_of_an_index_runs_where_uv_is_installed(
     assert list((tmp_path / "tools").iterdir()) == []
 
 
+class Steps:
+    """Notes the steps of a build in place of running them."""
+
+    def __init__(self) -> None:
+        self.run_steps: list[tuple[list[str], dict[str, str], dict[str, str]]] = []
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        purpose: str,
+        environment: dict[str, str] | None = None,
+        secret_files: dict[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self.run_steps.append((argv, environment or {}, secret_files or {}))
+
+
+def uv_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: BuildSettings
+) -> list[tuple[list[str], dict[str, str], dict[str, str]]]:
+    """Returns the steps after the one that makes the virtual environment."""
+    monkeypatch.setattr(installers, "ensure_uv", lambda _settings: Path("/uv"))
+    steps = Steps()
+    source = tmp_path / "source"
+    Builder(settings, steps, tmp_path, source, tmp_path / "cache")._with_uv(  # type: ignore[arg-type]
+        "uv.lock"
+    )
+    return steps.run_steps[1:]
+
+
+def test_a_lock_is_synchronized_from_its_own_urls_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more indexes too: the lock says what comes from which."""
+    more = [{"url": "https://other.example.com", "username": "u", "password": "s3cret"}]
+    settings = BuildSettings(extras=["x"], groups=["g"], extra_indexes=more)
+    ((argv, _environment, secret_files),) = uv_steps(tmp_path, monkeypatch, settings)
+    assert argv[:2] == ["/uv", "sync"]
+    assert {"--frozen", "--no-default-groups", "--no-editable", "--extra=x", "--group=g"} < {*argv}
+    assert "s3cret" in secret_files["NETRC"]
+
+
+def test_an_index_is_in_place_of_the_urls_of_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = {"url": INDEX, "username": "u", "password": "s3cret"}
+    settings = BuildSettings(extras=["x"], groups=["g"], index=index)
+    export, sync = uv_steps(tmp_path, monkeypatch, settings)
+    assert export[0][:2] == ["/uv", "export"]
+    wanted = {"--frozen", "--no-default-groups", "--no-editable", "--extra=x", "--group=g"}
+    assert wanted < {*export[0]}
+    argv, environment, secret_files = sync
+    assert argv[:3] == ["/uv", "pip", "sync"]
+    assert f"--output-file={argv[-1]}" in export[0]
+    assert environment["UV_DEFAULT_INDEX"] == INDEX
+    # what only reads the lock needs no credentials
+    assert (export[2], "s3cret" in secret_files["NETRC"]) == ({}, True)
+
+
 # --- what makes another release -------------------------------------------------------------------
 
 BASE = BuildSettings(
