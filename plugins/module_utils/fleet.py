@@ -94,6 +94,13 @@ def wanted_release(reports: Sequence[Mapping[str, Any]], wanted: str) -> str:
     if wanted not in on_all:
         known = ", ".join(sorted(on_all)) or "none"
         raise DeployError(f"asgi_release: {wanted} is not on every host; all of them have: {known}")
+    for report in reports:
+        problem = python_problem(report, wanted)
+        if problem:
+            raise DeployError(
+                f"asgi_release: {wanted} cannot start, as its Python is gone: {problem}. Deploy"
+                " that version with the site playbook, which builds it again"
+            )
     return wanted
 
 
@@ -107,9 +114,17 @@ def last_good_release(reports: Sequence[Mapping[str, Any]]) -> str:
         if release in on_all and good_everywhere and serving != {release}:
             return str(release)
     raise DeployError(
-        "there is nothing to go back to: no other release that all hosts have has served well"
-        " on all of them; deploy a former version with the site playbook instead"
+        "there is nothing to go back to: no other release that all hosts have, with its Python, has"
+        " served well on all of them; deploy a former version with the site playbook instead"
     )
+
+
+def python_problem(report: Mapping[str, Any], release: str | None) -> str:
+    """Returns why the Python of a release cannot start on a host; empty where it can."""
+    problems = (
+        one.get("python_problem", "") for one in report["releases"] if one["release"] == release
+    )
+    return next(problems, "")
 
 
 def releases_on_all(reports: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -230,6 +245,8 @@ def last_event(report: Mapping[str, Any]) -> str:
         told.append(f"{last['status']} {last['at']}{by}")
     if report["watch"].get("action", RECYCLED) != RECYCLED:
         told.append(f"watch: {report['watch']['action']} {report['watch']['at']}")
+    if python_problem(report, report["release"]):
+        told.append("its Python is gone: deploy it again")
     if report["operation"]:
         told.append("a run was cut off: the next deploy mends it")
     return ", ".join(told)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +24,15 @@ from . import static
 from .commands import remove_tree
 from .contained import Contained
 from .errors import DeployError
-from .files import read_text, remove, write_atomic
+from .files import link_atomic, read_text, remove, write_atomic
 from .import_check import ImportCheck
 from .installers import Builder, BuildSettings
 from .layout import SLOTS, Layout
 from .masking import mask_of
 from .sealing import seal
+
+#: Ends the name of a release that is live without its Python, while it is built again.
+PYTHON_GONE = ".python-gone"
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,12 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
     started = time.monotonic()
     prepare_directories(layout, request)
     refuse_without_room(layout.root, request.minimum_free_mebibytes)
-    remove_unfinished(layout)
+    repoint_live_slot(layout)
     directory = layout.release(request.release)
+    built = directory.exists() and not layout.unsealed(request.release).exists()
+    if built and python_problem(layout, request.release):
+        clear_path(layout, request.release)
+    remove_unfinished(layout)
     notes: list[str] = []
     try:
         # one without a manifest that is still there is what a slot runs
@@ -182,6 +190,67 @@ def build(directory: Path, request: StageRequest, former: Path | None) -> list[s
             purpose="remove the history of the repository",
         )
     return builder.notes
+
+
+def python_problem(layout: Layout, release: str) -> str:
+    """Says why the Python of a release cannot start; empty where it can.
+
+    An upgrade of the system, or whoever manages the interpreters, can take it away. Nothing of the
+    release is run or read: a build can have put anything there.
+    """
+    environment = layout.release(release) / "venv"
+    program = environment / "bin" / "python"
+    found = Path(os.path.realpath(program))
+    if not (found.is_file() and os.access(found, os.X_OK)):
+        return f"{program} leads to {found}, where no program is"
+    # python3 can be another version now, which does not find the packages
+    version = re.match(r"python3\.[0-9]+t?", found.name)
+    if version and not (environment / "lib" / version[0]).is_dir():
+        return f"{program} leads to {found}, which is another version than it was built with"
+    return ""
+
+
+def require_python(layout: Layout, release: str) -> None:
+    """Raises where the Python of a release is gone."""
+    problem = python_problem(layout, release) if layout.release(release).exists() else ""
+    if problem:
+        raise DeployError(
+            f"release {release} cannot start, as its Python is gone: {problem}. Deploy that version"
+            " with the site playbook, which builds it again"
+        )
+
+
+def clear_path(layout: Layout, release: str) -> None:
+    """Clears the path of a release whose Python is gone, so that it can be built again.
+
+    Where it is live, its processes go on with all of its files, under another name.
+    """
+    if layout.slot_release(layout.serving_slot()) != release:
+        static.withdraw(layout, release)
+        # first: without a manifest it is no release any more
+        remove(layout.manifest(release))
+        remove_tree(layout.release(release))
+        return
+    aside = f"{release}{PYTHON_GONE}"
+    if layout.release(aside).exists():
+        remove_tree(layout.release(aside))
+    static.copy_published(layout, release, aside)
+    manifest = read_text(layout.manifest(release))
+    if manifest is not None:
+        write_atomic(layout.manifest(aside), manifest)
+    layout.release(release).rename(layout.release(aside))
+    repoint_live_slot(layout)
+    static.withdraw(layout, release)
+
+
+def repoint_live_slot(layout: Layout) -> None:
+    """Has the live slot follow its release to another name, also after a run that was killed."""
+    slot = layout.serving_slot()
+    release = layout.slot_release(slot)
+    aside = f"{release}{PYTHON_GONE}"
+    if release and not layout.release(release).exists() and layout.release(aside).exists():
+        link_atomic(layout.slot_link(slot), f"../releases/{aside}")
+        static.point(layout, slot, aside)
 
 
 def remove_unfinished(layout: Layout) -> None:
@@ -286,7 +355,8 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
 
     Args:
         layout: The app.
-        keep: How many to keep, newest first by the time in their manifests.
+        keep: How many to keep, newest first by the time in their manifests; none whose Python was
+            gone and that was built again.
         needed: Never removed: what a slot runs, the last good release.
 
     Returns:
@@ -297,7 +367,8 @@ def prune(layout: Layout, keep: int, needed: Sequence[str]) -> list[str]:
         reverse=True,
         key=lambda release: manifest_or_error(layout, release).get("built_at", ""),
     )
-    removed = [release for release in staged[keep:] if release not in needed]
+    kept = [release for release in staged if not release.endswith(PYTHON_GONE)][:keep]
+    removed = [release for release in staged if release not in (*kept, *needed)]
     for release in removed:
         static.withdraw(layout, release)
         # first: without a manifest it is no release any more

@@ -21,7 +21,7 @@ from .files import read_text
 from .health import certificate_days, tls_context
 from .layout import SLOTS, Layout
 from .proxies import access_from
-from .releases import manifest_or_error
+from .releases import manifest_or_error, python_problem
 from .rollout import Settings, stands_as_it_was
 
 MINIMUM_SYSTEMD = 247
@@ -49,6 +49,7 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
     serving = layout.serving_slot()
     active = layout.slot_release(serving)
     staged = layout.staged_releases()
+    gone = {release: python_problem(layout, release) for release in staged}
     found = instances(layout, serving) if active else []
     return {
         "name": layout.name,
@@ -57,13 +58,19 @@ def report(layout: Layout, ask_proxy: bool = False, ask_disk: bool = False) -> d
         "releases": [
             {
                 **manifest_or_error(layout, release),
+                "release": release,
+                "python_problem": gone[release],
                 "status": current.status(release),
                 "migrated": layout.migration_record(release).exists(),
                 "only_on": only_here(layout, release, current),
             }
             for release in staged
         ],
-        "good_releases": [release for release in current.good_releases() if release in staged],
+        "good_releases": [
+            release
+            for release in current.good_releases()
+            if release in staged and not gone[release]
+        ],
         "instances": found,
         "instances_running": sum(1 for one in found if one["active_state"] == "active"),
         "restarts": sum(one["restarts"] for one in found),

@@ -24,7 +24,14 @@ from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
 from .masking import mask_of
-from .releases import prune, read_manifest, refuse_without_server
+from .releases import (
+    PYTHON_GONE,
+    prune,
+    python_problem,
+    read_manifest,
+    refuse_without_server,
+    require_python,
+)
 from .servers import server
 
 #: How often a serving app is asked before it is called unhealthy.
@@ -129,6 +136,10 @@ def needed_because(
     present = layout.slot_release(serving)
     if present is None:
         return ["first release"]
+    if present == f"{release}{PYTHON_GONE}" or (
+        present == release and python_problem(layout, release)
+    ):
+        return [f"release {release} is built again, as its Python was gone"]
     if present != release:
         return [f"release {present} to {release}"]
     reasons = slots.differences(layout, serving, settings.units, settings.instances, unwritten)
@@ -313,6 +324,7 @@ def rollout(
     started = time.monotonic()
     # in check mode nothing has been built
     if not check_mode:
+        require_python(layout, release)
         read_manifest(layout, release)
     current = state.load(layout.state_file)
     recovered = left_behind(current) if check_mode else recover(layout, current)
@@ -495,6 +507,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
                 f"{release} serves and cannot be undone: slot {other} has {back}, not {previous};"
                 " roll back with the rollback playbook"
             )
+        require_python(layout, str(previous))
         recorded = current.former_settings or current.settings
         # all hosts that had moved go back at once, and a balancer must have somebody to ask
         settings = replace(Settings.read(recorded), balancer_drain_seconds=0)
@@ -526,7 +539,9 @@ def needed_releases(layout: Layout, current: state.State) -> Sequence[str]:
     serving = layout.slot_release(layout.serving_slot())
     staged = set(layout.staged_releases())
     good = [
-        release for release in current.good_releases() if release != serving and release in staged
+        release
+        for release in current.good_releases()
+        if release != serving and release in staged and not python_problem(layout, release)
     ]
     slots_hold = [layout.slot_release(slot) for slot in SLOTS]
     return [release for release in dict.fromkeys((serving, *good[:1], *slots_hold)) if release]

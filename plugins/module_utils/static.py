@@ -100,6 +100,15 @@ def withdraw(layout: Layout, release: str) -> None:
         sweep(layout, [other / "current" for other in own.parent.iterdir()])
 
 
+def copy_published(layout: Layout, release: str, name: str) -> None:
+    """Publishes the files of a release under another name too; the files themselves are shared."""
+    own, copy = layout.static_release(release), layout.static_release(name)
+    if copy.is_dir():
+        shutil.rmtree(copy)
+    if own.is_dir():
+        shutil.copytree(own, copy, symlinks=True, copy_function=os.link)
+
+
 def point(layout: Layout, slot: str, release: str | None) -> None:
     """Has a slot's link lead to the files of its release, where anything is published at all."""
     path = layout.static_link(slot)

@@ -13,7 +13,8 @@ version_added: 1.0.0
 description:
   - Builds the app and its virtual environment in a directory of their own. Nothing that runs
     is touched.
-  - The id of a release comes from its content, so the same content is built once.
+  - The id of a release comes from its content, so the same content is built once, and again
+    only where the host has no longer the Python that it was built with.
   - Works in two steps, so that a run decides once for all hosts. Without O(plan) it reads the
     source and returns RV(plan); with O(plan) it builds what the plan says, where it is not
     there yet.
@@ -284,6 +285,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     StageRequest,
+    python_problem,
     read_manifest,
     refuse_missing,
     refuse_without_server,
@@ -449,7 +451,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     if not check_mode:
         # a plan may come before the task that puts them there
         refuse_missing(params["credentials"])
-    if layout.is_staged(release):
+    if layout.is_staged(release) and not python_problem(layout, release):
         refuse_without_server(layout, release, server(params["server"]).MODULE)
         changed = not is_published(layout, release, static)
         if changed and not check_mode:

@@ -97,7 +97,8 @@ app:
       returned: always
       sample: green
     good_releases:
-      description: Releases on this host whose last rollout was good.
+      description:
+        - Releases on this host whose last rollout was good, but for those whose Python is gone.
       type: list
       returned: always
       sample: [1.1.0-b81b0d43f2a9, 1.0.0-3f2a9c81b0d4]

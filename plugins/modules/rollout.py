@@ -288,6 +288,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.layout import (
     SLOTS,
     Layout,
 )
+from ansible_collections.asgi.deploy.plugins.module_utils.releases import require_python
 from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS
 
@@ -355,6 +356,9 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
     release = params["release"] or layout.slot_release(layout.serving_slot())
     if not release:
         raise DeployError(f"{layout.name} serves no release on this host: name one in release")
+    if not params["units"]:
+        # nothing builds it again in this run, so check mode rejects it too
+        require_python(layout, release)
     return rollout.rollout(
         layout,
         release,

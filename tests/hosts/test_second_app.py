@@ -412,6 +412,55 @@ def test_index_in_place_of_the_urls_of_a_lock(second: Site, tmp_path: Path) -> N
         second.run("systemctl stop index.service")
 
 
+def live_release(site: Site) -> str:
+    """The release that the live slot of the second app points at."""
+    root = f"/srv/{NAME}"
+    slot = site.run(f"test -e {root}/serving/green && echo green || echo blue").strip()
+    return site.run(f"basename $(readlink {root}/slots/{slot})").strip()
+
+
+def test_release_whose_python_is_gone_is_built_again(second: Site, tmp_path: Path) -> None:
+    """As by an upgrade of the system; what is live answers all the while."""
+    python = "/usr/local/bin/python-app"
+    second.run(
+        "mkdir -p /opt/old && cp $(realpath /usr/bin/python3) /opt/old/"
+        f" && ln -s /opt/old/python3.* {python}"
+    )
+    app = tmp_path / "app"
+    shutil.copytree(HELLO, app)
+    (app / "hello.py").write_text((HELLO / "hello.py").read_text().replace("Hello", "Ahoj"))
+    second.deploy(app, asgi_app_python=python)
+    release = live_release(second)
+
+    second.run(f"rm -r /opt/old {python}")
+    restart = second.play("asgi.deploy.restart", expect=2)
+    assert f"release {release} cannot start, as its Python is gone" in restart.unwrapped
+    assert "its Python is gone: deploy it again" in second.play("asgi.deploy.status").unwrapped
+    # the interpreter is not there yet, so the build fails
+    failed = second.deploy(app, expect=2, asgi_app_python=python)
+    assert python in failed.unwrapped
+    assert "Ahoj from" in answer(second)
+    assert live_release(second) == f"{release}.python-gone"
+
+    second.run(f"ln -s /usr/bin/python3 {python}")
+    planned = second.play(
+        "asgi.deploy.site", "--check", asgi_app_source={"path": str(app)}, asgi_app_python=python
+    )
+    assert f"release {release} is built again, as its Python was gone" in planned.unwrapped
+    second.deploy(app, asgi_app_python=python)
+    assert live_release(second) == release
+    assert "Ahoj from" in answer(second)
+    assert second.deploy(app, asgi_app_python=python).changed == 0
+
+    second.deploy(HELLO)
+    now = live_release(second)
+    second.run(f"rm {python}")
+    rollback = second.play("asgi.deploy.rollback", expect=2, asgi_release=release)
+    assert f"asgi_release: {release} cannot start, as its Python is gone" in rollback.unwrapped
+    assert live_release(second) == now
+    assert "Hello from" in answer(second)
+
+
 @pytest.fixture(scope="module")
 def newest_caddy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with upstream's own Caddy, which the package index has."""

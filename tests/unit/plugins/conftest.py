@@ -63,6 +63,11 @@ def stage(app: Layout) -> Callable[..., None]:
     def put(release: str, built_at: str = "2026-01-01T00:00:00+00:00", **more: Any) -> None:
         packages = app.release(release) / "venv" / "lib" / "python3.11" / "site-packages"
         (packages / "uvicorn").mkdir(parents=True)
+        interpreter = app.root / "python3.11"
+        interpreter.touch(mode=0o755)
+        program = app.release(release) / "venv" / "bin" / "python"
+        program.parent.mkdir()
+        program.symlink_to(interpreter)
         manifest = {"release": release, "built_at": built_at, **more}
         app.manifest(release).write_text(json.dumps(manifest), encoding="utf-8")
 

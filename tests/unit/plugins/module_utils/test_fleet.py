@@ -83,6 +83,17 @@ def test_rollback_target(reports: list[dict[str, Any]], target: str) -> None:
     assert fleet.rollback_target(reports) == target
 
 
+def test_a_release_whose_python_is_gone_on_one_host_is_not_wanted() -> None:
+    """Of itself it is no target: it is not among the good releases of that host."""
+    gone = host("c", "a b c")
+    gone["releases"][1]["python_problem"] = "/venv/bin/python leads to /x, where no program is"
+    gone["good_releases"].remove("b")
+    reports = [host("c", "a b c"), gone]
+    assert fleet.rollback_target(reports) == "a"
+    with pytest.raises(DeployError, match=r"asgi_release: b cannot start, as its Python is gone"):
+        fleet.rollback_target(reports, "b")
+
+
 @pytest.mark.parametrize(
     ("reports", "told"),
     [
@@ -254,6 +265,9 @@ def test_status_of_a_host_without_the_app_or_with_a_run_cut_off() -> None:
     assert fleet.status_row(nothing)["last rollout"] == ""
     cut_off = fleet.status_row({**REPORT, "operation": {"step": "x"}})["last rollout"]
     assert cut_off.endswith("by ann, a run was cut off: the next deploy mends it")
+    gone = [{**one, "python_problem": "it is gone"} for one in REPORT["releases"]]
+    gone_row = fleet.status_row({**REPORT, "releases": gone})
+    assert gone_row["last rollout"].endswith("by ann, its Python is gone: deploy it again")
     killed = {"action": "killed", "at": "2026-11-22T13:05:00+00:00"}
     told = fleet.status_row({**REPORT, "watch": killed})["last rollout"]
     assert told.endswith("by ann, watch: killed 2026-11-22T13:05:00+00:00")

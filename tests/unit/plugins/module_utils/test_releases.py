@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -16,10 +17,12 @@ import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import releases
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.files import link_atomic
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import Builder, BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import StageRequest
+from ansible_collections.asgi.deploy.plugins.module_utils.static import StaticFiles, publish
 
 #: Built in this order; the names sort in another one.
 ORDER = ("d", "b", "e", "a", "c")
@@ -195,6 +198,8 @@ def request_for(
     def installed(self: Builder, kind: str) -> None:
         self.python.parent.mkdir(parents=True)
         self.python.symlink_to(sys.executable)
+        name = "python{}.{}".format(*sys.version_info)
+        (self.environment_directory / "lib" / name).mkdir(parents=True)
 
     monkeypatch.setattr(Builder, "_with_uv", installed)
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
@@ -306,6 +311,167 @@ def test_a_build_that_was_killed_is_removed_even_if_a_slot_points_to_it(
     releases.stage(app, request_for("1", "touch built"))
     assert (app.release("1") / "source" / "built").exists()
     assert sorted(path.name for path in app.manifests.iterdir()) == ["1.json"]
+
+
+# --- a release whose Python is gone ---------------------------------------------------------------
+
+
+def interpreter(path: Path) -> Path:
+    """Puts a program at a path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("links", "problem"),
+    [
+        # as uv and as venv make it
+        ({"python": "/bin/python3", "/bin/python3": "/bin/python3.11"}, ""),
+        ({"python": "python3", "python3": "/bin/python3.11"}, ""),
+        # a name without a version says nothing
+        ({"python": "/opt/python"}, ""),
+        ({"python": "/bin/python3", "/bin/python3": "/bin/python3.13"}, "is another version"),
+        ({"python": "/bin/python3.13t"}, "is another version"),
+        ({"python": "/bin/python3.10"}, "where no program is"),
+        ({"python": "/bin/text"}, "where no program is"),
+        ({"python": "python3", "python3": "python"}, "where no program is"),
+        ({}, "where no program is"),
+    ],
+)
+def test_the_python_of_a_release_is_followed_to_its_end(
+    app: Layout, tmp_path: Path, links: dict[str, str], problem: str
+) -> None:
+    environment = app.release("1") / "venv"
+    (environment / "lib" / "python3.11").mkdir(parents=True)
+    (environment / "bin").mkdir()
+    for name in ("bin/python3.11", "bin/python3.13", "bin/python3.13t", "opt/python"):
+        interpreter(tmp_path / name)
+    (tmp_path / "bin" / "text").touch(mode=0o644)
+    for name, target in links.items():
+        path = tmp_path / name[1:] if name.startswith("/") else environment / "bin" / name
+        path.symlink_to(tmp_path / target[1:] if target.startswith("/") else target)
+    found = releases.python_problem(app, "1")
+    assert problem in found
+    if not problem:
+        assert found == ""
+        releases.require_python(app, "1")
+        return
+    with pytest.raises(DeployError, match=r"release 1 cannot start, as its Python is gone: .+site"):
+        releases.require_python(app, "1")
+
+
+def lose_python(app: Layout, release: str) -> None:
+    """Has the interpreter of a release lead nowhere."""
+    program = app.release(release) / "venv" / "bin" / "python"
+    program.unlink()
+    program.symlink_to("/nowhere/python3")
+
+
+def test_a_release_whose_python_is_gone_is_built_again(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    releases.stage(app, request_for("1", "touch first"))
+    app.slot_link("green").symlink_to("../releases/1")
+    lose_python(app, "1")
+    releases.stage(app, request_for("1", "touch second"))
+    assert releases.python_problem(app, "1") == ""
+    assert (app.release("1") / "source" / "second").exists()
+    assert not (app.release("1") / "source" / "first").exists()
+    assert [path.name for path in app.releases.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("script", ["exit 3", "touch second"])
+def test_a_live_release_keeps_its_files_while_it_is_built_again(
+    app: Layout, request_for: Callable[..., StageRequest], script: str
+) -> None:
+    """Whether the build succeeds or fails; its processes work in its directory."""
+    releases.stage(app, request_for("1", "touch first"))
+    app.slot_link("blue").symlink_to("../releases/1")
+    working = (app.release("1") / "source").stat().st_ino
+    lose_python(app, "1")
+    with contextlib.ExitStack() as stack:
+        if script == "exit 3":
+            stack.enter_context(pytest.raises(DeployError, match="code 3"))
+        releases.stage(app, request_for("1", script))
+    aside = "1.python-gone"
+    assert app.slot_release("blue") == aside
+    assert (app.slot_link("blue") / "source" / "first").exists()
+    assert (app.release(aside) / "source").stat().st_ino == working
+    # what is known of it, as its migrations, is needed as long as it is live
+    assert releases.read_manifest(app, aside)["version"] == "1"
+    assert app.is_staged("1") == (script != "exit 3")
+    # a second time, as the other slot may still have it
+    if app.is_staged("1"):
+        app.slot_link("green").symlink_to(f"../releases/{aside}")
+        link_atomic(app.slot_link("blue"), "../releases/1")
+        lose_python(app, "1")
+        releases.stage(app, request_for("1", "touch third"))
+        assert (app.slot_link("blue") / "source" / "second").exists()
+
+
+def test_the_static_files_of_a_live_release_stay_while_it_is_built_again(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    """The new build may have other ones, whose names are in its pages."""
+    wanted = StaticFiles({"/static": "static"}, r"\.[0-9]+\.css")
+    releases.stage(app, request_for("1", "mkdir static && echo first > static/page.1.css"))
+    app.slot_link("blue").symlink_to("../releases/1")
+    publish(app, "1", wanted)
+    lose_python(app, "1")
+    releases.stage(app, request_for("1", "mkdir static && echo second > static/page.2.css"))
+    for _time in ("before it is published", "after"):
+        live = app.static_link("blue") / "static"
+        assert [path.read_text() for path in live.iterdir()] == ["first\n"]
+        assert (app.static_shared / "static" / "page.1.css").read_text() == "first\n"
+        publish(app, "1", wanted)
+    new = app.static_release("1") / "current" / "static"
+    assert [path.read_text() for path in new.iterdir()] == ["second\n"]
+    link_atomic(app.slot_link("blue"), "../releases/1")
+    releases.prune(app, 5, ["1"])
+    assert [path.name for path in app.static_release("1").parent.iterdir()] == ["1"]
+    assert [path.name for path in (app.static_shared / "static").iterdir()] == ["page.2.css"]
+
+
+def test_a_run_that_was_killed_while_it_moved_a_live_release_is_finished(
+    app: Layout, request_for: Callable[..., StageRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a deploy of any release."""
+    releases.stage(app, request_for("1", "touch first"))
+    app.slot_link("blue").symlink_to("../releases/1")
+    lose_python(app, "1")
+
+    def killed(_layout: Layout) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(releases, "repoint_live_slot", killed)
+        with pytest.raises(KeyboardInterrupt):
+            releases.clear_path(app, "1")
+    assert not app.slot_link("blue").exists()
+    releases.stage(app, request_for("2"))
+    assert (app.slot_link("blue") / "source" / "first").exists()
+    assert app.staged_releases() == ["1.python-gone", "2"]
+
+
+def test_a_half_built_release_is_not_kept_for_a_slot(
+    app: Layout, request_for: Callable[..., StageRequest]
+) -> None:
+    """A build can still write to it."""
+    app.slot_link("blue").symlink_to("../releases/1")
+    app.release("1").mkdir()
+    app.unsealed("1").touch()
+    releases.stage(app, request_for("1"))
+    assert app.slot_release("blue") == "1"
+    assert app.staged_releases() == ["1"]
+
+
+def test_a_release_that_was_built_again_is_kept_as_long_as_a_slot_has_it(five: Layout) -> None:
+    link_atomic(five.slot_link("blue"), "../releases/c")
+    releases.clear_path(five, "c")
+    assert releases.prune(five, 9, ["c.python-gone"]) == []
+    assert releases.prune(five, 9, []) == ["c.python-gone"]
+    assert five.staged_releases() == sorted({*ORDER} - {"c"})
 
 
 def test_a_clean_up_that_fails_does_not_hide_why_the_build_failed(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import report
+from ansible_collections.asgi.deploy.plugins.module_utils import report, state
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 
 MEBIBYTE = b"\1" * 2**20
@@ -52,6 +52,21 @@ def test_the_disk_is_measured_only_when_asked(
     monkeypatch.setattr(report.slots, "connections", lambda *_given: 0)
     found = report.report(app, ask_disk=asked)
     assert (found["disk"] is not None) is told
+
+
+def test_a_release_whose_python_is_gone_is_none_to_go_back_to(
+    app: Layout, stage: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report.slots, "connections", lambda *_arguments: 0)
+    current = state.State()
+    for release in "ab":
+        stage(release)
+        current.record(release=release, status=state.GOOD)
+    state.save(app.state_file, current)
+    (app.release("a") / "venv" / "bin" / "python").unlink()
+    found = report.report(app)
+    assert found["good_releases"] == ["b"]
+    assert [bool(one["python_problem"]) for one in found["releases"]] == [True, False]
 
 
 def test_one_damaged_manifest_hides_no_other_release(

@@ -107,7 +107,10 @@ def test_the_serving_slot_is_the_one_that_counts(app: Layout) -> None:
     assert rollout.needed_because(app, "1-a", SETTINGS, "") == ["release 2-b to 1-a"]
 
 
-def test_the_same_release_needs_none_unless_something_differs(app: Layout) -> None:
+def test_the_same_release_needs_none_unless_something_differs(
+    app: Layout, stage: Callable[..., None]
+) -> None:
+    stage("1-a")
     point(app, "blue", "1-a")
     for path, text in slots.unit_files(app, "blue", SETTINGS.units).items():
         path.write_text(text, encoding="utf-8")
@@ -238,6 +241,7 @@ def test_a_step_that_fails_has_no_time(app: Layout) -> None:
         ([("a", GOOD), ("b", GOOD), ("c", GOOD)], ["c", "b"]),
         ([("a", GOOD), ("b", LEFT), ("c", GOOD)], ["c", "a"]),
         ([("a", GOOD), ("gone", GOOD), ("c", GOOD)], ["c", "a"]),
+        ([("a", GOOD), ("d", GOOD), ("c", GOOD)], ["c", "a"]),
         ([("c", GOOD)], ["c"]),
         ([], ["c"]),
     ],
@@ -248,9 +252,11 @@ def test_what_serves_and_what_a_rollback_would_go_to_is_kept(
     events: list[tuple[str, str]],
     needed: list[str],
 ) -> None:
-    for release in "abc":
+    for release in "abcd":
         stage(release)
     point(app, "blue", "c")
+    # its Python is gone, so nothing can go back to it
+    (app.release("d") / "venv" / "bin" / "python").unlink()
     current = State()
     for release, status in events:
         current.record(release=release, status=status)
@@ -1027,6 +1033,50 @@ def test_a_rollback_is_undone_to_the_release_that_was_left(host: Layout) -> None
     undo(host, "1-a")
     assert serving(host) == ("green", "2-b")
     assert state.load(host.state_file).good_releases() == ["2-b"]
+
+
+def lose_python(app: Layout, release: str) -> None:
+    """Takes the interpreter of a release away."""
+    (app.release(release) / "venv" / "bin" / "python").unlink()
+
+
+@pytest.mark.parametrize("way", ["rollback", "restart", "undo"])
+def test_a_release_whose_python_is_gone_is_rejected_before_anything_is_touched(
+    host: Layout, asked_systemd: list[tuple[str, ...]], way: str
+) -> None:
+    deploy(host, "1-a")
+    deploy(host, "2-b")
+    release = "2-b" if way == "restart" else "1-a"
+    lose_python(host, release)
+    asked_systemd.clear()
+    before = state.load(host.state_file)
+    calls = {
+        "rollback": lambda: deploy(host, "1-a", leave=True),
+        "restart": lambda: deploy(host, "2-b", force="restart"),
+        "undo": lambda: undo(host, "2-b"),
+    }
+    with pytest.raises(DeployError, match=f"release {release} cannot start.+site playbook"):
+        calls[way]()
+    assert serving(host) == ("green", "2-b")
+    assert asked_systemd == []
+    assert state.load(host.state_file) == before
+
+
+def test_a_release_that_was_built_again_is_rolled_out(host: Layout) -> None:
+    deploy(host, "1-a")
+    host.release("1-a").rename(host.release("1-a.python-gone"))
+    point(host, "blue", "1-a.python-gone")
+    shutil.copytree(host.release("2-b"), host.release("1-a"), symlinks=True)
+    result = deploy(host, "1-a")
+    assert result["reasons"] == ["release 1-a is built again, as its Python was gone"]
+    assert serving(host) == ("green", "1-a")
+
+
+def test_the_plan_says_that_what_is_live_is_built_again(host: Layout) -> None:
+    deploy(host, "1-a")
+    lose_python(host, "1-a")
+    told = deploy(host, "1-a", check_mode=True)
+    assert told["reasons"] == ["release 1-a is built again, as its Python was gone"]
 
 
 def test_what_is_no_longer_in_the_other_slot_cannot_be_undone(
