@@ -284,6 +284,7 @@ def tier_2(prefix: str) -> Iterator[Step]:
     newer = ("rollout", "supervision")
     yield step("hosts-debian12", site, "tests-web12", "--host=web12")
     yield step("killed", ("lock", "killed"), "killed-web12")
+    yield step("fleet", ("fleet",), "fleet-fleet")
     yield step("rollout", ("rollout",), "rollout-web12", "--host=web12", *FULL_LOAD)
     yield step("traefik", ("traefik",), "traefik-traefik")
     yield step("certificates", ("certificates",), "certificates-certificates")

@@ -77,6 +77,7 @@ class FilterModule:
             "processes_mebibytes": processes.memory_mebibytes,
             "proxy_problems": validation.proxy_problems,
             "rollback_target": fleet.rollback_target,
+            "rollout_failure": fleet.rollout_failure,
             "rollout_waits": plan.waits,
             "sandbox_directives": sandbox_directives,
             "server_command": server_command,

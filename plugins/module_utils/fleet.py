@@ -283,6 +283,50 @@ def failures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
+def rollout_failure(hosts: Mapping[str, Mapping[str, Any]], host: str) -> str:
+    """Returns why a host has failed in its batch, or nothing where only another one has.
+
+    Ansible counts all hosts of a batch as failed when one of them is.
+
+    Args:
+        hosts: The variables of each host (hostvars).
+        host: Name of the host.
+    """
+    known = {name: own_failure(values) for name, values in hosts.items()}
+    if any(known.values()):
+        return known[host]
+    # no host has a result of its own, so it is not known which of the batch it was
+    values = hosts[host]
+    hook = hook_file(values)
+    if hook:
+        return (
+            f"{hook}: a task could not reach its host, or the file cannot be read, here or for"
+            " another host of the batch; the error is above (UNREACHABLE or FAILED)"
+        )
+    return str((values.get("ansible_failed_result") or {}).get("msg") or "see above")
+
+
+def own_failure(values: Mapping[str, Any]) -> str:
+    """Returns why a host has failed, where Ansible keeps the result.
+
+    It keeps none of a task of a hook that could not reach its host.
+    """
+    for name in ("__asgi_service_rollout", "__asgi_service_watch"):
+        result = values.get(name) or {}
+        if result.get("failed") or result.get("unreachable"):
+            return str(result.get("msg") or "see above")
+    failed = values.get("ansible_failed_result") or {}
+    hook = hook_file(values)
+    if hook and failed and failed != values["__asgi_service_hook"]["before"]:
+        return f"{hook}: {failed.get('msg') or 'see above'}"
+    return ""
+
+
+def hook_file(values: Mapping[str, Any]) -> str:
+    """Returns the hook that a host has begun and not ended: its variable and its file."""
+    return str((values.get("__asgi_service_hook") or {}).get("file", ""))
+
+
 def outcome(hosts: Mapping[str, Mapping[str, Any]], release: str) -> str:
     """Returns where each host of a fleet stands after a rollout that failed on one of them.
 
@@ -306,4 +350,11 @@ def outcome(hosts: Mapping[str, Mapping[str, Any]], release: str) -> str:
             lines.append(f"{host}: {serves} serves in slot {undone['slot']} ({how})")
     for host, cause in failures(hosts).items():
         lines.append(f"cause on {host}: {cause}")
+    # those of the rollout are causes
+    unended = {hook_file(values) for values in hosts.values()}
+    lines += [
+        f"{hook}: failed, or could not reach a host; the error is above (UNREACHABLE or FAILED)"
+        for hook in sorted(unended)
+        if hook.startswith("asgi_service_on_failure:")
+    ]
     return "\n".join(lines)

@@ -237,6 +237,11 @@ def test_every_variable_that_is_used_is_one_that_somebody_sets() -> None:
         known |= {name for entry in specs(role).values() for name in entry["options"]}
         known |= {name for path in role_files(role, "vars") for name in load(path)}
         known |= {name for _path, task in role_tasks(role) for name in task.get("vars", {})}
+        known |= {
+            task["loop_control"]["loop_var"]
+            for _path, task in role_tasks(role)
+            if "loop_var" in task.get("loop_control", {})
+        }
     for name in PLAYBOOKS:
         for _path, task in playbook_tasks(name):
             known |= {task.get("register"), *task.get("ansible.builtin.set_fact", {})}
@@ -357,6 +362,8 @@ def test_a_playbook_is_thin(name: str) -> None:
     assert name.removesuffix(".yml").isidentifier()
     for play in load(f"playbooks/{name}"):
         assert re.search(r"\basgi_(hosts|balancers)\b", play["hosts"])
+        # no run goes on with fewer hosts than it was given; status tells which it has not reached
+        assert play.get("any_errors_fatal", False) is (name != "status.yml")
         assert play["gather_facts"] is False
         # whatever an ansible.cfg says: hosts wait for each other before a migration and a rollout
         assert play["strategy"] == "ansible.builtin.linear"

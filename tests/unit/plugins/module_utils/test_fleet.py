@@ -377,3 +377,83 @@ def test_every_host_that_failed_is_told_with_its_own_cause() -> None:
     assert "cause on web1: first\ncause on web3: second\n" in text
     assert text.endswith("boom")
     assert [line.split(":")[0] for line in text.splitlines()[1:4]] == ["web1", "web2", "web3"]
+
+
+# --- why a host has failed in its batch -----------------------------------------------------------
+
+LOST = {"__asgi_service_rollout": UNREACHABLE}
+DONE = {"__asgi_service_rollout": {"changed": True}, "__asgi_service_watch": {"skipped": True}}
+AT_A_HOOK = {
+    "__asgi_service_hook": {"file": "asgi_service_before_rollout: lb.yml", "before": {}},
+}
+RESCUED = {"failed": True, "msg": "the chat is down"}
+
+
+def failed(message: str) -> dict[str, Any]:
+    """Returns what Ansible keeps of a task that failed."""
+    return {"ansible_failed_result": {"failed": True, "msg": message}}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "causes"),
+    [
+        # the module
+        (
+            {
+                "one": {"__asgi_service_rollout": {"failed": True, "msg": "boom"}},
+                "two": DONE,
+                "three": {},
+            },
+            ["boom", "", ""],
+        ),
+        ({"one": LOST, "two": DONE}, [UNREACHABLE["msg"], ""]),
+        ({"one": {**DONE, "__asgi_service_watch": UNREACHABLE}}, [UNREACHABLE["msg"]]),
+        # each has its own cause
+        (
+            {"one": LOST, "two": {"__asgi_service_rollout": {"failed": True}}},
+            [UNREACHABLE["msg"], "see above"],
+        ),
+        # a hook of one of them; that of the other had a rescue
+        (
+            {
+                "one": {**AT_A_HOOK, **failed("not now")},
+                "two": {
+                    "__asgi_service_hook": {"file": "x: lb.yml", "before": RESCUED},
+                    "ansible_failed_result": RESCUED,
+                },
+            },
+            ["asgi_service_before_rollout: lb.yml: not now", ""],
+        ),
+        # a rescue of an earlier hook
+        ({"one": LOST, "two": {**DONE, "__asgi_service_hook": {}, **failed("not now")}}, [..., ""]),
+        # Ansible keeps nothing of these
+        (
+            {"one": AT_A_HOOK, "two": AT_A_HOOK},
+            ["asgi_service_before_rollout: lb.yml: a task could not reach its host"] * 2,
+        ),
+        # none of the tasks above
+        ({"one": {**DONE, **failed("no such filter")}}, ["no such filter"]),
+        ({"one": {}}, ["see above"]),
+    ],
+)
+def test_why_a_host_has_failed_in_its_batch(hosts: dict[str, Any], causes: list[Any]) -> None:
+    for host, cause in zip(hosts, causes, strict=True):
+        found = fleet.rollout_failure(hosts, host)
+        if cause:
+            assert found.startswith(UNREACHABLE["msg"] if cause is ... else cause)
+        else:
+            assert found == ""
+
+
+@pytest.mark.parametrize(
+    ("hook", "reported"),
+    [
+        ("asgi_service_on_failure: page.yml", True),
+        # a cause
+        ("asgi_service_before_rollout: lb.yml", False),
+    ],
+)
+def test_a_hook_on_failure_that_has_not_ended_is_reported(hook: str, reported: bool) -> None:
+    values = {"__asgi_service_hook": {"file": hook, "before": {}}, "asgi_service_failure": "boom"}
+    text = fleet.outcome({"one": values, "two": values}, "2-b")
+    assert text.count(f"{hook}: failed, or could not reach a host") == reported

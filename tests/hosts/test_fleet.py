@@ -1,0 +1,245 @@
+"""A small app on two real hosts: hooks that fail or reach no host, and hosts that are lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lab
+import pytest
+from sites import FIRST, IMAGES, ROOT, Played, Site, collections_config
+
+HELLO = ROOT / "examples" / "hello"
+NAMES = ("one", "two")
+#: A load balancer that cannot be reached: nothing listens there. Its name comes after those of the
+#: hosts, of which the first is locked first.
+INVENTORY = {
+    "lb": {"hosts": {"virtual": {"ansible_host": "127.0.0.1", "ansible_port": 1}}},
+    "empty": {},
+}
+VARIABLES: dict[str, Any] = {
+    "asgi_app_name": "hello",
+    "asgi_app_entrypoint": "hello:app",
+    "asgi_app_ca_file": "/etc/ssl/certs/ca-certificates.crt",
+    "asgi_proxy_domains": ["hello.test"],
+    "asgi_proxy_certificate": "internal",
+    "asgi_service_health_stable_seconds": 1,
+    "asgi_serial": 1,
+}
+#: Of the second host only.
+ASK_THE_BALANCER = """
+- name: Ask the load balancer
+  ansible.builtin.command: "true"
+  changed_when: true
+  delegate_to: virtual
+  when: inventory_hostname == 'two'
+"""
+UNREACHED = "a task could not reach its host"
+
+
+@dataclass
+class Pair:
+    """The app on two hosts.
+
+    Args:
+        all: Both; a playbook runs on them.
+        hosts: Each by its name.
+        directory: For hooks and sources.
+    """
+
+    all: Site
+    hosts: dict[str, Site]
+    directory: Path
+
+    def source(self, text: str) -> Path:
+        """Makes a version of the app that answers with a text."""
+        directory = self.directory / f"app-{text}"
+        directory.mkdir()
+        for path in HELLO.iterdir():
+            (directory / path.name).write_text(path.read_text().replace("Hello", text))
+        return directory
+
+    def hook(self, tasks: str) -> list[str]:
+        """Writes a hook; returns the value for its variable."""
+        path = self.directory / "hook.yml"
+        path.write_text(tasks)
+        return [str(path)]
+
+    def live(self) -> list[str]:
+        """The release that each host remembers as live."""
+        slots = "test -e /srv/hello/serving/green && echo green || echo blue"
+        return [
+            site.run(f"basename $(readlink /srv/hello/slots/$({slots}))").strip()
+            for site in self.hosts.values()
+        ]
+
+    def events(self) -> list[list[str]]:
+        """How each rollout of each host has ended, the oldest first."""
+        states = [json.loads(site.run("cat /srv/hello/state.json")) for site in self.hosts.values()]
+        return [[event["status"] for event in state["history"]] for state in states]
+
+    def locked(self) -> list[str]:
+        """The hosts on which the app is locked."""
+        locks = {
+            name: site.run("ls /srv/hello/lock.json", False) for name, site in self.hosts.items()
+        }
+        return [name for name, lock in locks.items() if lock]
+
+
+@pytest.fixture(scope="module")
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, collections: Path
+) -> Iterator[Pair]:
+    """Two hosts with the app."""
+    group = f"{request.config.getoption('--group')}-fleet"
+    lab.down(group)
+    try:
+        made = tmp_path_factory.mktemp("fleet")
+        inventories = [made / "lab.yml", made / "hosts.yml"]
+        inventories[1].write_text(json.dumps(INVENTORY))
+        (made / "ansible.cfg").write_text(collections_config(collections))
+        found = lab.up(group, dict.fromkeys(NAMES, IMAGES[FIRST]), inventories[0])
+        hosts = {host.name: Site(host, made, inventories) for host in found}
+        pair = Pair(Site(None, made, inventories, HELLO, VARIABLES), hosts, made)
+        pair.all.deploy(HELLO)
+        yield pair
+    finally:
+        lab.down(group)
+
+
+def assert_reverted(pair: Pair, before: list[str], played: Played) -> None:
+    """Both hosts are as they were, nothing is locked, and the report says so."""
+    assert pair.live() == before, played.output
+    assert pair.locked() == [], played.output
+    assert "does not serve; it failed on" in played.unwrapped
+
+
+@pytest.mark.parametrize("serial", [1, "100%"])
+def test_a_host_is_not_rolled_out_when_its_hook_reaches_no_host(
+    pair: Pair, serial: int | str
+) -> None:
+    """The host before it goes back to its previous release."""
+    before, events = pair.live(), pair.events()
+    played = pair.all.deploy(
+        pair.source(f"before-{serial}"),
+        expect=2,
+        asgi_serial=serial,
+        asgi_service_before_rollout=pair.hook(ASK_THE_BALANCER),
+    )
+    assert_reverted(pair, before, played)
+    assert (
+        f"asgi_service_before_rollout: {pair.directory}/hook.yml: {UNREACHED}" in played.unwrapped
+    )
+    one, two = pair.events()
+    if serial == 1:
+        assert one[len(events[0]) :][:2] == ["good", "failed"]
+        assert "it failed on two." in played.unwrapped
+    assert "(not moved)" in played.unwrapped.split(" two: ")[1]
+    assert "good" not in two[len(events[1]) :]
+
+
+def test_the_fleet_goes_back_when_a_hook_after_the_rollout_reaches_no_host(pair: Pair) -> None:
+    """The host itself, too: its new release is live by then."""
+    before = pair.live()
+    played = pair.all.deploy(
+        pair.source("after"),
+        expect=2,
+        asgi_service_after_rollout=pair.hook(ASK_THE_BALANCER),
+    )
+    assert_reverted(pair, before, played)
+    assert f"asgi_service_after_rollout: {pair.directory}/hook.yml: {UNREACHED}" in played.unwrapped
+    assert "it failed on two." in played.unwrapped
+    for name in NAMES:
+        line = rf"{name}: \S+ serves in slot \w+ \(after it had moved, taken back\)"
+        assert re.search(line, played.unwrapped), played.output
+
+
+@pytest.mark.parametrize("serial", [1, "100%"])
+def test_a_hook_that_fails_is_the_cause(pair: Pair, serial: int | str) -> None:
+    """Only on the host on which it failed; a hook on failure that reaches no host is reported."""
+    before = pair.live()
+    refuse = pair.directory / "refuse.yml"
+    refuse.write_text(
+        "- ansible.builtin.fail:\n    msg: not at this hour\n  when: inventory_hostname == 'two'\n"
+    )
+    played = pair.all.deploy(
+        pair.source(f"refused-{serial}"),
+        expect=2,
+        asgi_serial=serial,
+        asgi_service_before_rollout=[str(refuse)],
+        asgi_service_on_failure=pair.hook(ASK_THE_BALANCER),
+    )
+    assert_reverted(pair, before, played)
+    assert "it failed on two." in played.unwrapped
+    assert "refuse.yml: not at this hour" in played.unwrapped
+    assert f"asgi_service_on_failure: {pair.directory}/hook.yml: failed" in played.unwrapped
+
+
+def test_a_hook_that_is_not_there_fails_its_step(pair: Pair) -> None:
+    """One file is missing after the rollout of the first host; the run goes on to its end."""
+    before = pair.live()
+    missing = str(pair.directory / "missing.yml")
+    played = pair.all.deploy(pair.source("missing"), expect=2, asgi_service_after_rollout=[missing])
+    assert_reverted(pair, before, played)
+    assert "it failed on one." in played.unwrapped
+    assert f"asgi_service_after_rollout: {missing}" in played.unwrapped
+
+
+def test_a_hook_may_rescue_its_own_failure(pair: Pair) -> None:
+    """Also that it reaches no host; all hosts are rolled out, and the plays after it are played."""
+    before = pair.live()
+    rescued = (
+        "- block:\n"
+        f"    {ASK_THE_BALANCER.strip().replace(chr(10), chr(10) + '    ')}\n"
+        "  rescue:\n"
+        "    - ansible.builtin.debug:\n        msg: the balancer was left alone\n"
+    )
+    played = pair.all.play(
+        two_plays(pair),
+        asgi_app_source={"path": str(pair.source("rescued"))},
+        asgi_serial="100%",
+        asgi_service_before_rollout=pair.hook(rescued),
+    )
+    assert "the next play" in played.output
+    assert not set(before) & set(pair.live())
+    assert pair.locked() == []
+
+
+def two_plays(pair: Pair) -> str:
+    """A playbook that goes on after the deploy, as that with balancers does."""
+    path = pair.directory / "two.yml"
+    path.write_text(
+        "- import_playbook: asgi.deploy.site\n"
+        "- hosts: asgi\n  gather_facts: false\n"
+        "  tasks: [{ansible.builtin.debug: {msg: the next play}}]\n"
+    )
+    return str(path)
+
+
+def test_a_host_that_is_lost_at_the_end_keeps_its_lock_only(pair: Pair) -> None:
+    """All hosts have the release by then, and the plays after it are played."""
+    two = pair.hosts["two"].host
+    cut = (
+        "- ansible.builtin.command: podman network disconnect"
+        f" {lab.network_name(two.group)} {two.container}\n"
+        "  delegate_to: localhost\n  become: false\n  changed_when: true\n"
+        "  when: inventory_hostname == 'two'\n"
+    )
+    try:
+        played = pair.all.play(
+            two_plays(pair),
+            asgi_app_source={"path": str(pair.source("lost"))},
+            asgi_service_after_rollout=pair.hook(cut),
+        )
+    finally:
+        two.connect()
+    assert "the lock could not be given back on every host" in played.unwrapped
+    assert "the next play" in played.output
+    assert len(set(pair.live())) == 1
+    # the next run takes it over
+    pair.all.deploy(pair.directory / "app-lost")
+    assert pair.locked() == []
