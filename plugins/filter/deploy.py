@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleFilterError
 from ansible_collections.asgi.deploy.plugins.module_utils import (
     fleet,
@@ -21,6 +22,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils import (
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import ServerSettings, server
+from ansible_collections.asgi.deploy.plugins.plugin_utils.inventory import Inventory
 
 
 def server_command(settings: Mapping[str, Any], name: str) -> str:
@@ -37,6 +39,25 @@ def server_traits(name: str) -> dict[str, bool]:
 def sandbox_directives(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the directives of the sandbox."""
     return Sandbox(**settings).directives()
+
+
+def run_inventory(groups: Mapping[str, Any]) -> Inventory:
+    """Returns the inventory of this run."""
+    return Inventory(groups, context.CLIARGS.get("subset") or "")
+
+
+def app_hosts(groups: Mapping[str, Any], wanted: Any = None) -> Any:
+    """Returns the hosts of a playbook; a syntax check need not have any."""
+    if context.CLIARGS.get("syntax"):
+        return wanted or "asgi"
+    return fleet.app_hosts(run_inventory(groups), wanted)
+
+
+def balancer_hosts(groups: Mapping[str, Any], wanted: Any = None, apps: Any = None) -> Any:
+    """Returns the load balancers of a playbook."""
+    if context.CLIARGS.get("syntax"):
+        return wanted or fleet.NO_HOST
+    return fleet.balancer_hosts(run_inventory(groups), wanted, apps)
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,9 +78,10 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Returns the filters by name."""
         functions: dict[str, Callable[..., Any]] = {
-            "app_hosts": fleet.app_hosts,
+            "app_hosts": app_hosts,
             "app_problems": validation.app_problems,
             "auto_instances": sizing.auto_instances,
+            "balancer_hosts": balancer_hosts,
             "balancer_problems": validation.balancer_problems,
             "certificate_kind": validation.certificate_kind,
             "command_line": units.command_line,

@@ -6,31 +6,113 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import DeployError
 from .rollout import DRAIN_OLD, PROVE, START
 from .watch.rules import RECYCLED
 
+#: A pattern that matches no host.
+NO_HOST = "!all"
 #: Steps whose time an operator wants to know.
 TOLD_STEPS = {START: "started in", PROVE: "healthy after", DRAIN_OLD: "drained in"}
 
 
-def app_hosts(groups: Mapping[str, Any], wanted: str | Sequence[str] | None = None) -> Any:
+class Inventory(Protocol):
+    """The hosts and groups of a run; what patterns match is Ansible's to say."""
+
+    groups: Mapping[str, Sequence[str]]
+    limit: str
+
+    def hosts(self, pattern: str | Sequence[str], limited: bool = True) -> Sequence[str]:
+        """Returns the names of the hosts that a pattern matches."""
+
+    def unknown(self, pattern: str | Sequence[str]) -> Sequence[str]:
+        """Returns the parts of a pattern that name no host and no group."""
+
+
+def app_hosts(inventory: Inventory, wanted: str | Sequence[str] | None = None) -> Any:
     """Returns the hosts of a playbook: what `asgi_hosts` names, else the group `asgi`.
 
     Raises:
-        DeployError: There are hosts, and neither. Ansible would do nothing, and call it a success.
+        DeployError: There is no such host. Ansible would do nothing, and call it a success.
     """
-    if wanted:
-        return wanted
-    # a syntax check, as by ansible-lint, has no hosts at all
-    if groups.get("all") and "asgi" not in groups:
+    if not wanted and "asgi" not in inventory.groups:
         raise DeployError(
             "the inventory has no group asgi: put the hosts of the app into it, or name their group"
             " in asgi_hosts ('!all' if there is nothing but balancers)"
         )
-    return "asgi"
+    pattern = wanted or "asgi"
+    require_known(inventory, "asgi_hosts", pattern)
+    if leaves_out_all(pattern) or inventory.hosts(pattern):
+        return pattern
+    hosts = inventory.hosts(pattern, limited=False)
+    if hosts:
+        raise DeployError(
+            f"--limit {inventory.limit}: leaves no host of the app, whose hosts are"
+            f" {', '.join(hosts)} (asgi_hosts: {text_of(pattern)}); limit the run to some of them,"
+            " or set asgi_hosts: '!all' for the balancers alone"
+        )
+    raise DeployError(
+        f"asgi_hosts: {text_of(pattern)} matches no host of the inventory; put the hosts of the"
+        f" app into a group of it, and name that. {groups_text(inventory)}"
+    )
+
+
+def balancer_hosts(
+    inventory: Inventory,
+    wanted: str | Sequence[str] | None = None,
+    apps: str | Sequence[str] | None = None,
+) -> Any:
+    """Returns the load balancers: what `asgi_balancers` names, else the group of that name.
+
+    There may be none, but for a run without hosts of the app.
+
+    Args:
+        inventory: The hosts and groups.
+        wanted: The variable `asgi_balancers`.
+        apps: The variable `asgi_hosts`.
+
+    Raises:
+        DeployError: The variable names what there is not, or the run would have no host at all.
+    """
+    group = "asgi_balancers" if "asgi_balancers" in inventory.groups else NO_HOST
+    pattern = wanted or group
+    require_known(inventory, "asgi_balancers", pattern)
+    if leaves_out_all(apps) and not inventory.hosts(pattern):
+        raise DeployError(
+            "asgi_hosts: '!all' is for the balancers alone, and asgi_balancers matches no host of"
+            f" this run; name the hosts of the app or the balancers. {groups_text(inventory)}"
+        )
+    return pattern
+
+
+def require_known(inventory: Inventory, variable: str, pattern: str | Sequence[str]) -> None:
+    """Raises where a variable or `--limit` names what the inventory does not have."""
+    for name, value in ((variable, pattern), ("--limit", inventory.limit)):
+        unknown = inventory.unknown(value)
+        if unknown:
+            raise DeployError(
+                f"{name}: the inventory has no host and no group {', '.join(unknown)}; correct the"
+                f" name. {groups_text(inventory)}"
+            )
+
+
+def leaves_out_all(pattern: str | Sequence[str] | None) -> bool:
+    """Whether a pattern is the one for no host."""
+    return pattern in (NO_HOST, [NO_HOST])
+
+
+def text_of(pattern: str | Sequence[str]) -> str:
+    """Returns a pattern as it may be written."""
+    return pattern if isinstance(pattern, str) else ",".join(pattern)
+
+
+def groups_text(inventory: Inventory) -> str:
+    """Returns which groups have hosts."""
+    names = sorted(name for name, hosts in inventory.groups.items() if hosts)
+    named = [name for name in names if name not in ("all", "ungrouped")]
+    return f"Groups with hosts: {', '.join(named) or 'none'}"
 
 
 def rollback_target(

@@ -360,8 +360,13 @@ def test_an_entry_point_is_a_file_and_is_specified_if_it_is_used(role: str) -> N
 def test_a_playbook_is_thin(name: str) -> None:
     """`ansible-playbook asgi.deploy.<name>` needs a name that Python could have."""
     assert name.removesuffix(".yml").isidentifier()
-    for play in load(f"playbooks/{name}"):
-        assert re.search(r"\basgi_(hosts|balancers)\b", play["hosts"])
+    plays = load(f"playbooks/{name}")
+    # a wrong name in asgi_balancers ends the run before anything is done
+    of_balancers = ["balancer_hosts" in play["hosts"] for play in plays]
+    assert of_balancers[0] is any(of_balancers)
+    for play in plays:
+        # an unknown name is an error
+        assert re.match(r"\{\{ groups \| asgi\.deploy\.(app|balancer)_hosts\(", play["hosts"])
         # no run goes on with fewer hosts than it was given; status tells which it has not reached
         assert play.get("any_errors_fatal", False) is (name != "status.yml")
         assert play["gather_facts"] is False

@@ -2,30 +2,124 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import fleet
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.state import FAILED, GOOD, LEFT, State
+from ansible_collections.asgi.deploy.plugins.plugin_utils.inventory import Inventory
+
+GROUPS = {
+    "all": ["one", "two", "front", "other"],
+    "ungrouped": ["other"],
+    "asgi": ["one", "two"],
+    "lb": ["front"],
+    "empty": [],
+}
+WITH_BALANCERS = {**GROUPS, "asgi_balancers": ["front"]}
+WITHOUT_ASGI = {"all": ["one"], "ungrouped": [], "web": ["one"]}
 
 
-@pytest.mark.parametrize("wanted", ["web:!two", ["one", "two"]])
-def test_the_hosts_are_those_that_were_asked_for(wanted: Any) -> None:
-    assert fleet.app_hosts({"asgi": []}, wanted) == wanted
+@pytest.mark.parametrize(
+    ("wanted", "limit", "pattern"),
+    [
+        (None, "", "asgi"),
+        (None, "two", "asgi"),
+        (None, "asgi:!two", "asgi"),
+        (None, "o*,lb", "asgi"),
+        ("asgi:!two", "", "asgi:!two"),
+        ("asgi[0]", "", "asgi[0]"),
+        ("~(one|two)", "", "~(one|two)"),
+        ("other,empty", "", "other,empty"),
+        (["one", "two"], "two", ["one", "two"]),
+        ("all:&asgi", "", "all:&asgi"),
+        # balancers only
+        ("!all", "", "!all"),
+        (["!all"], "front", ["!all"]),
+    ],
+)
+def test_the_hosts_are_those_that_were_asked_for(wanted: Any, limit: str, pattern: Any) -> None:
+    assert fleet.app_hosts(Inventory(GROUPS, limit), wanted) == pattern
 
 
-def test_the_hosts_are_those_of_the_group() -> None:
-    assert fleet.app_hosts({"asgi": []}) == "asgi"
+@pytest.mark.parametrize(
+    ("wanted", "limit", "message"),
+    [
+        ("wbe", "", "asgi_hosts: the inventory has no host and no group wbe; correct"),
+        ("asgi,wbe", "", "asgi_hosts: the inventory has no host and no group wbe; correct"),
+        # it was to be left out
+        ("asgi:!twoo", "", "asgi_hosts: the inventory has no host and no group twoo; correct"),
+        (["one", "w*"], "", r"asgi_hosts: the inventory has no host and no group w\*; correct"),
+        (None, "one,tow", "--limit: the inventory has no host and no group tow; correct"),
+        ("!all", "tow", "--limit: the inventory has no host and no group tow; correct"),
+        ("empty", "", "asgi_hosts: empty matches no host of .* Groups with hosts: asgi, lb$"),
+        ("asgi:!all", "", "asgi_hosts: asgi:!all matches no host"),
+        (["asgi", "&lb"], "", "asgi_hosts: asgi,&lb matches no host"),
+        (
+            None,
+            "front",
+            r"--limit front: leaves no host of the app, .* are one, two \(asgi_hosts: asgi",
+        ),
+        (None, "asgi:!one:!two", "--limit asgi:!one:!two: leaves no host .*'!all' for the bal"),
+    ],
+)
+def test_a_run_without_a_host_that_it_was_given_is_rejected(
+    wanted: Any, limit: str, message: str
+) -> None:
+    with pytest.raises(DeployError, match=message):
+        fleet.app_hosts(Inventory(GROUPS, limit), wanted)
 
 
-def test_an_inventory_without_hosts_of_the_app_is_refused() -> None:
+def test_a_limit_from_a_file_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "site.retry"
+    file.write_text("two\n")
+    assert fleet.app_hosts(Inventory(GROUPS, f"@{file}")) == "asgi"
+    file.write_text("front\n")
+    with pytest.raises(DeployError, match="leaves no host of the app"):
+        fleet.app_hosts(Inventory(GROUPS, f"@{file}"))
+
+
+@pytest.mark.parametrize("groups", [WITHOUT_ASGI, {"all": [], "ungrouped": []}])
+def test_an_inventory_without_hosts_of_the_app_is_rejected(groups: dict[str, list[str]]) -> None:
     with pytest.raises(DeployError, match=r"no group asgi.*asgi_hosts"):
-        fleet.app_hosts({"all": ["one"], "web": ["one"]})
+        fleet.app_hosts(Inventory(groups))
 
 
-def test_no_inventory_is_a_syntax_check() -> None:
-    assert fleet.app_hosts({"all": [], "ungrouped": []}) == "asgi"
+@pytest.mark.parametrize(
+    ("groups", "limit", "wanted", "apps", "pattern"),
+    [
+        (GROUPS, "", None, None, "!all"),
+        (GROUPS, "", "lb", "asgi", "lb"),
+        (GROUPS, "", "empty", "asgi", "empty"),
+        (WITH_BALANCERS, "", None, None, "asgi_balancers"),
+        # deployed without them
+        (WITH_BALANCERS, "one", None, None, "asgi_balancers"),
+        (WITH_BALANCERS, "front", None, "!all", "asgi_balancers"),
+    ],
+)
+def test_there_may_be_balancers(
+    groups: dict[str, list[str]], limit: str, wanted: Any, apps: Any, pattern: Any
+) -> None:
+    assert fleet.balancer_hosts(Inventory(groups, limit), wanted, apps) == pattern
+
+
+@pytest.mark.parametrize(
+    ("groups", "limit", "wanted", "apps", "message"),
+    [
+        (GROUPS, "", "bl", None, "asgi_balancers: the inventory has no host and no group bl"),
+        (GROUPS, "bl", None, None, "--limit: the inventory has no host and no group bl"),
+        (GROUPS, "", None, "!all", "asgi_balancers matches no host"),
+        (GROUPS, "", "empty", ["!all"], "asgi_balancers matches no host"),
+        (WITH_BALANCERS, "one", None, "!all", "asgi_balancers matches no host"),
+    ],
+)
+def test_balancers_that_are_not_there_are_rejected(
+    groups: dict[str, list[str]], limit: str, wanted: Any, apps: Any, message: str
+) -> None:
+    with pytest.raises(DeployError, match=message):
+        fleet.balancer_hosts(Inventory(groups, limit), wanted, apps)
 
 
 def host(serving: str | None, history: str, staged: str | None = None) -> dict[str, Any]:
