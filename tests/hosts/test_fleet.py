@@ -189,6 +189,23 @@ def test_a_hook_that_is_not_there_fails_its_step(pair: Pair) -> None:
     assert f"asgi_service_after_rollout: {missing}" in played.unwrapped
 
 
+def test_a_host_that_is_lost_early_ends_the_run(pair: Pair) -> None:
+    """Of every playbook, before anything is changed; the table of status has the other hosts."""
+    before = pair.live()
+    for playbook in ("site", "rollback", "restart", "maintenance", "remove", "status"):
+        played = pair.all.play(
+            f"asgi.deploy.{playbook}",
+            expect=2,
+            asgi_hosts="asgi,virtual",
+            asgi_app_source={"path": str(HELLO)},
+            asgi_proxy_maintenance=False,
+        )
+        assert pair.live() == before, played.output
+        assert pair.locked() == [], played.output
+    for line in (r'"one +0-', r'"two +0-', r'"virtual +not reached"'):
+        assert re.search(line, played.output), played.output
+
+
 def test_a_hook_may_rescue_its_own_failure(pair: Pair) -> None:
     """Also that it reaches no host; all hosts are rolled out, and the plays after it are played."""
     before = pair.live()
