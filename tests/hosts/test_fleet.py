@@ -179,6 +179,28 @@ def test_a_hook_that_fails_is_the_cause(pair: Pair, serial: int | str) -> None:
     assert f"asgi_service_on_failure: {pair.directory}/hook.yml: failed" in played.unwrapped
 
 
+def test_a_batch_stops_together(pair: Pair) -> None:
+    """The release fails on one host; the other one of its batch is reverted, and is no cause."""
+    before = pair.live()
+    version = pair.source("fails-on-two")
+    main = version / "hello.py"
+    text, start = main.read_text(), '    """Nothing is to be opened'
+    assert start in text
+    fails = "    if os.uname().nodename == 'two':\n        os._exit(3)\n"
+    main.write_text(text.replace(start, fails + start))
+    played = pair.all.deploy(
+        version,
+        expect=2,
+        asgi_serial="100%",
+        asgi_service_after_rollout=pair.hook("- ansible.builtin.debug: {msg: after it}\n"),
+    )
+    assert_reverted(pair, before, played)
+    assert "it failed on two." in played.unwrapped
+    assert "did not stay up" in played.output
+    assert "cause on one:" not in played.output
+    assert 'after it"' not in played.output
+
+
 def test_a_hook_that_is_not_there_fails_its_step(pair: Pair) -> None:
     """One file is missing after the rollout of the first host; the run goes on to its end."""
     before = pair.live()
