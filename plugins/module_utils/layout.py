@@ -112,7 +112,7 @@ class Layout:
         return self.root / "migrations" / f"{release}.json"
 
     def migration_begun(self, release: str) -> Path:
-        """The record of a migration that was begun; its unit renames it when it has succeeded."""
+        """The record of a migration that was begun; a unit renames it when it has succeeded."""
         return self.root / "migrations" / f"{release}.begun"
 
     @property
@@ -148,6 +148,15 @@ class Layout:
         """Template unit file of a slot; kind is `service` or `socket`."""
         return SYSTEM_UNITS / f"{self.name}-{slot}@.{kind}"
 
+    def publish_unit_file(self, slot: str) -> Path:
+        """Template unit file that gives the socket of an instance its name for the proxy, where the
+        server makes it. No name of an app has two dashes in a row."""
+        return SYSTEM_UNITS / f"{self.name}--publish-{slot}@.service"
+
+    def publish_unit(self, slot: str, instance: int | str) -> str:
+        """The unit that does that for one instance."""
+        return f"{self.name}--publish-{slot}@{instance}.service"
+
     @property
     def slice_file(self) -> Path:
         """Unit file of the app's slice."""
@@ -161,6 +170,15 @@ class Layout:
     def migrate_unit(self, release: str) -> str:
         """The unit that migrates for one release."""
         return f"{self.name}-migrate@{release}.service"
+
+    @property
+    def migrated_unit_file(self) -> Path:
+        """Template unit file that records a migration; its instance is the release."""
+        return SYSTEM_UNITS / f"{self.name}-migrated@.service"
+
+    def migrated_unit(self, release: str) -> str:
+        """The unit that runs the one that migrates for a release, and records its success."""
+        return f"{self.name}-migrated@{release}.service"
 
     @property
     def watch_unit(self) -> str:

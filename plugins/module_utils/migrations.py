@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -122,6 +123,7 @@ def migrate(
     layout: Layout,
     release: str,
     unit: str,
+    record_unit: str,
     timeout_seconds: float,
     target: Target,
     force: bool = False,
@@ -130,12 +132,13 @@ def migrate(
 
     The unit belongs to systemd and goes on where the run that started it is killed, so it is
     waited for first: two migrations of an app never run at the same time on a host. The unit
-    itself notes that it has succeeded.
+    that follows it records that it has succeeded.
 
     Args:
         layout: The app.
         release: A staged release; its code and its environment are used.
         unit: Text of the template unit, whose instance is the release.
+        record_unit: Text of the template unit that runs it and records its success.
         timeout_seconds: The limit that the unit has.
         target: What it runs and where.
         force: Run it whatever is recorded.
@@ -154,7 +157,7 @@ def migrate(
         how, started = "ran here, begun by a run that was cut off", 0.0
     else:
         how, started = "ran here", time.time()
-        systemd.install_unit_files({layout.migrate_unit_file: unit})
+        systemd.install_unit_files(unit_files(layout, unit, record_unit))
         how_if_killed = "ran here, begun by a run that was cut off"
         write_record(layout, release, how_if_killed, target, begun=True)
         run_unit(layout, release, timeout_seconds, started)
@@ -168,7 +171,7 @@ def migrate(
 
 
 def run_unit(layout: Layout, release: str, timeout_seconds: float, started: float) -> None:
-    """Starts the unit of a migration and waits for its end.
+    """Starts the unit that records a migration, and with it the migration; waits for both.
 
     Args:
         layout: The app.
@@ -179,16 +182,16 @@ def run_unit(layout: Layout, release: str, timeout_seconds: float, started: floa
     Raises:
         DeployError: It failed or took too long; with its output.
     """
-    name = layout.migrate_unit(release)
+    name, record = layout.migrate_unit(release), layout.migrated_unit(release)
     # one that failed when nobody watched any more counts too
     systemd.systemctl("reset-failed", layout.migrate_unit("*"), check=False)
     try:
-        systemd.systemctl("start", name, timeout_seconds=timeout_seconds + GRACE_SECONDS)
+        systemd.systemctl("start", record, timeout_seconds=timeout_seconds + GRACE_SECONDS)
     except DeployError as error:
         output = systemd.journal([name], started)
         status = systemd.show([name])[0]
         if status.active_state in UNDER_WAY:
-            systemd.systemctl("stop", name, check=False)
+            systemd.systemctl("stop", name, record, check=False)
         # its journal is kept; a failed unit would only make the whole host look degraded
         systemd.systemctl("reset-failed", name, check=False)
         code = f"exit code {status.exit_code}" if status.result == "exit-code" else status.result
@@ -212,8 +215,14 @@ def wait_for_running(layout: Layout, timeout_seconds: float) -> list[str]:
     deadline = time.monotonic() + timeout_seconds
     found: list[str] = []
     while True:
-        statuses = systemd.show(systemd.loaded(layout.migrate_unit("*")))
-        running = [status.name for status in statuses if status.active_state in UNDER_WAY]
+        units = systemd.loaded(layout.migrate_unit("*"), layout.migrated_unit("*"))
+        under_way = [
+            status.name.partition("@")[2].removesuffix(".service")
+            for status in systemd.show(units)
+            # between its end and its record neither unit is active, but the record's job is there
+            if status.queued or status.active_state in UNDER_WAY
+        ]
+        running = [layout.migrate_unit(one) for one in sorted({*under_way})]
         if not running:
             return found
         found = found or running
@@ -239,19 +248,22 @@ def heads(layout: Layout, release: str) -> dict[str, list[str] | None]:
     }
 
 
-def unit_diff(layout: Layout, unit: str) -> list[dict[str, str]]:
-    """Returns how the unit file of the migration will change, as a diff for Ansible."""
-    path = layout.migrate_unit_file
-    present = read_text(path)
-    if present == unit:
-        return []
+def unit_files(layout: Layout, unit: str, record_unit: str) -> dict[Path, str]:
+    """Returns which unit file of the migration has which text."""
+    return {layout.migrate_unit_file: unit, layout.migrated_unit_file: record_unit}
+
+
+def unit_diff(layout: Layout, unit: str, record_unit: str) -> list[dict[str, str]]:
+    """Returns how the unit files of the migration will change, as a diff for Ansible."""
     return [
         {
             "before_header": str(path),
             "after_header": str(path),
-            "before": present or "",
-            "after": unit,
+            "before": read_text(path) or "",
+            "after": text,
         }
+        for path, text in unit_files(layout, unit, record_unit).items()
+        if read_text(path) != text
     ]
 
 
@@ -265,7 +277,7 @@ def write_record(
         release: What it was run for.
         how: Where it ran.
         target: What was run and where.
-        begun: It is only begun: the record counts when its unit has renamed it.
+        begun: It is only begun: the record counts when a unit has renamed it.
     """
     path = layout.migration_begun(release) if begun else layout.migration_record(release)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

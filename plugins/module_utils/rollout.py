@@ -735,9 +735,7 @@ class Run:
             ("prepare the slot", prepare),
             (
                 START,
-                lambda: slots.start(
-                    layout, target, settings.instances, settings.health.timeout_seconds, explain
-                ),
+                lambda: slots.start(layout, target, settings.instances, explain),
             ),
             (
                 PROVE,
@@ -852,6 +850,7 @@ def remove(layout: Layout) -> bool:
     for path in (
         layout.slice_file,
         layout.migrate_unit_file,
+        layout.migrated_unit_file,
         layout.draining_file,
         layout.watch_unit_file,
     ):

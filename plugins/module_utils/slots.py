@@ -46,6 +46,8 @@ class SlotUnits:
         slice: The app's slice.
         port: Port of slot blue, the next one is green's; 0 for unix sockets.
         processes: What runs beside the instances.
+        publish: Template unit that gives the socket of an instance its name for the proxy; empty
+            where the listener is systemd's.
     """
 
     service: str
@@ -53,6 +55,7 @@ class SlotUnits:
     slice: str
     port: int = 0
     processes: Sequence[processes.Process] = ()
+    publish: str = ""
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> SlotUnits:
@@ -68,6 +71,7 @@ def unit_files(layout: Layout, slot: str, units: SlotUnits) -> dict[Path, str]:
         layout.unit_file(slot, "socket"): units.socket.replace(
             PORT_MARK, str(slot_port(units.port, slot))
         ),
+        layout.publish_unit_file(slot): units.publish,
         layout.slice_file: units.slice,
         **processes.unit_files(layout, slot, units.processes),
     }
@@ -185,6 +189,7 @@ def own_units(layout: Layout, slot: str, units: SlotUnits) -> SlotUnits:
         socket=read_text(layout.unit_file(slot, "socket")) or "",
         slice=units.slice,
         processes=units.processes,
+        publish=read_text(layout.publish_unit_file(slot)) or "",
     )
 
 
@@ -284,6 +289,13 @@ def listeners(layout: Layout, slot: str, instances: int) -> list[str]:
     return layout.units(slot, instances, "socket")
 
 
+def publishers(layout: Layout, slot: str, instances: int) -> list[str]:
+    """Returns the units that give sockets their names; none where the listeners are systemd's."""
+    if not layout.publish_unit_file(slot).exists():
+        return []
+    return [layout.publish_unit(slot, number) for number in range(1, instances + 1)]
+
+
 def slice_memory_bytes(text: str) -> int:
     """Returns the MemoryMax= of a slice in bytes; 0 where it has none."""
     match = re.search(r"^MemoryMax=([0-9]+)([KMGT]?)$", text, re.MULTILINE)
@@ -303,7 +315,6 @@ def start(
     layout: Layout,
     slot: str,
     instances: int,
-    timeout_seconds: float,
     explain_exit: Callable[[int], str],
 ) -> None:
     """Starts the listeners, where they are systemd's, and then the instances of a slot.
@@ -312,7 +323,6 @@ def start(
         layout: The app.
         slot: A slot that is not running.
         instances: How many it has.
-        timeout_seconds: A server that makes its listener itself is waited for so long.
         explain_exit: Says what an exit code of the server means.
 
     Raises:
@@ -321,11 +331,10 @@ def start(
     since = time.time()
     sockets = listeners(layout, slot, instances)
     services = layout.units(slot, instances)
-    patience_seconds = systemd.CALL_TIMEOUT_SECONDS + timeout_seconds
     try:
         if sockets:
             systemd.systemctl("start", *sockets)
-        systemd.systemctl("start", *services, timeout_seconds=patience_seconds)
+        systemd.systemctl("start", *services)
     except DeployError as error:
         if any(status.result != "success" for status in systemd.show(services)):
             # says more than that the start has failed
@@ -338,7 +347,7 @@ def start(
 def refusal(layout: Layout, slot: str, number: int, why: str, since_seconds: float) -> DeployError:
     """Returns the error that refuses an instance, with the lines of its journal."""
     unit = layout.unit(slot, number)
-    lines = systemd.journal([unit], since_seconds)
+    lines = systemd.journal([unit, layout.publish_unit(slot, number)], since_seconds)
     return DeployError(f"{unit} {why}\nlast lines of its journal:\n{lines}")
 
 
@@ -349,19 +358,18 @@ def refuse_exited(
     explain_exit: Callable[[int], str],
     since_seconds: float,
 ) -> None:
-    """Refuses an instance that does not run, or that systemd has started again.
+    """Refuses an instance that does not run, that systemd has started again, or whose socket is
+    not for the proxy.
 
     Raises:
         DeployError: Which instance, how it ended, and the lines of its journal.
     """
-    statuses = systemd.show(layout.units(slot, instances))
-    for number, status in enumerate(statuses, start=1):
+    publishing = publishers(layout, slot, instances)
+    statuses = systemd.show([*layout.units(slot, instances), *publishing])
+    for number, status in enumerate(statuses[:instances], start=1):
         if status.running and status.restarts == 0:
             continue
         ended = systemd.as_it_ended(status, since_seconds)
-        if ended.result == "timeout":
-            why = "did not listen within asgi_service_health_timeout_seconds"
-            raise refusal(layout, slot, number, why, since_seconds)
         code = ended.exit_code or 0
         reason = explain_exit(code)
         why = (
@@ -370,12 +378,16 @@ def refuse_exited(
             f" started again {status.restarts} times"
         )
         raise refusal(layout, slot, number, why, since_seconds)
+    for number, status in enumerate(statuses[instances:], start=1):
+        if status.restarts or status.result != "success":
+            why = f"has no socket that the proxy may use: {status.name} has failed"
+            raise refusal(layout, slot, number, why, since_seconds)
 
 
 def stop(layout: Layout, slot: str) -> None:
     """Stops every instance of a slot, also those that a former setting left behind."""
     patterns = [f"{layout.name}-{slot}@*.{kind}" for kind in ("socket", "service")]
-    patterns += processes.patterns(layout, slot)
+    patterns += [layout.publish_unit(slot, "*"), *processes.patterns(layout, slot)]
     # both in one call: a socket alone would start its service again
     units = systemd.loaded(*patterns)
     if units:
@@ -405,6 +417,7 @@ def forget(layout: Layout, slot: str) -> None:
     """Removes the unit files, entry, configuration and link of a stopped slot."""
     disable(layout, slot)
     own = [layout.unit_file(slot, kind) for kind in ("service", "socket")]
+    own.append(layout.publish_unit_file(slot))
     removed = [remove(path) for path in (*own, *processes.present(layout, slot))]
     if any(removed):
         systemd.systemctl("daemon-reload")

@@ -34,6 +34,7 @@ UNIT_PROPERTIES = (
     "MemoryMax",
     "ActiveEnterTimestamp",
     "UnitFileState",
+    "Job",
 )
 
 
@@ -41,6 +42,7 @@ UNIT_PROPERTIES = (
 class UnitStatus:
     """What systemd says of one unit.
 
+    `queued` says whether a job of it waits or runs, such as a start that waits for another unit.
     Memory is in bytes; None where systemd does not know it or there is no limit.
     """
 
@@ -55,6 +57,7 @@ class UnitStatus:
     memory_max_bytes: int | None
     since: str
     enabled: bool
+    queued: bool = False
 
     @property
     def running(self) -> bool:
@@ -89,6 +92,7 @@ def parse_show(text: str) -> list[UnitStatus]:
                 memory_max_bytes=number(values.get("MemoryMax", "")),
                 since=values.get("ActiveEnterTimestamp", ""),
                 enabled=values.get("UnitFileState", "") == "enabled",
+                queued=bool(number(values.get("Job", ""))),
             )
         )
     return statuses

@@ -23,7 +23,7 @@ extends_documentation_fragment:
   - asgi.deploy.app.attributes
 attributes:
   diff_mode:
-    description: Returns how the unit file changes.
+    description: Returns how the unit files change.
     support: full
 options:
   state:
@@ -39,6 +39,11 @@ options:
     required: true
   unit:
     description: Text of the template unit; C(%i) in it is the release.
+    type: str
+  record_unit:
+    description:
+      - Text of the template unit that requires O(unit), has nothing of the environment of the app,
+        and records as root that the migration has succeeded.
     type: str
   timeout_seconds:
     description: The limit that the unit has.
@@ -127,7 +132,7 @@ heads:
   type: dict
   sample: {"before": ["0001"], "after": ["0002"]}
 diff:
-  description: How the unit file changes.
+  description: How the unit files change.
   returned: success, and the migration is pending on this host
   type: list
   elements: dict
@@ -161,6 +166,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["applied", "recorded", "gathered"], "default": "applied"},
     "release": {"type": "str", "required": True},
     "unit": {"type": "str"},
+    "record_unit": {"type": "str"},
     "timeout_seconds": {"type": "int", "default": 600},
     "command": {"type": "str", "default": ""},
     "database_url_variable": {"type": "str", "default": "DATABASE_URL"},
@@ -186,8 +192,8 @@ def migrated(layout: Layout, params: dict[str, Any], target: Target) -> dict[str
     if params["state"] == "recorded":
         write_record(layout, release, "ran on another host", target)
         return {"changed": True}
-    unit, seconds = params["unit"], params["timeout_seconds"]
-    return {"changed": True, **migrate(layout, release, unit, seconds, target, params["force"])}
+    texts, seconds = (params["unit"], params["record_unit"]), params["timeout_seconds"]
+    return {"changed": True, **migrate(layout, release, *texts, seconds, target, params["force"])}
 
 
 def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -201,8 +207,8 @@ def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "reason": reason,
         "heads": heads(layout, release),
     }
-    if reason and params["unit"] is not None:
-        result["diff"] = unit_diff(layout, params["unit"])
+    if reason and params["state"] == "applied":
+        result["diff"] = unit_diff(layout, params["unit"], params["record_unit"])
     if params["state"] == "gathered":
         return {**result, "changed": False}
     if check_mode or not reason:
@@ -215,7 +221,7 @@ def main() -> None:
     """Runs the module."""
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
-        required_if=[("state", "applied", ["unit"])],
+        required_if=[("state", "applied", ["unit", "record_unit"])],
         supports_check_mode=True,
     )
     os.umask(0o022)

@@ -56,6 +56,11 @@ options:
           itself.
         type: str
         required: true
+      publish:
+        description: Template unit that gives the socket of an instance its name for the proxy;
+          empty where the listener is systemd's.
+        type: str
+        default: ""
       slice:
         description: The slice of the app.
         type: str
@@ -311,6 +316,7 @@ ARGUMENTS = {
         "type": "dict",
         "options": {
             **{key: {"type": "str", "required": True} for key in ("service", "socket", "slice")},
+            "publish": {"type": "str", "default": ""},
             "port": {"type": "int", "default": 0},
             "processes": {"type": "list", "elements": "dict", "default": []},
         },

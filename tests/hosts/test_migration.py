@@ -217,6 +217,28 @@ def test_a_migration_runs_again_for_another_command_or_database(one_site: Site) 
     one_site.source = source
 
 
+def test_root_runs_nothing_with_the_environment_of_a_migration(one_site: Site) -> None:
+    """The environment has the loader of each program that gets it leave a file: none is root's."""
+    source, loaded = one_site.source, "/var/lib/asgi/blog/loaded"
+    version = one_site.counted("libraries of its own")
+    one_site.count_migrations()
+    environment = {
+        **VARIABLES["asgi_app_environment"],
+        "LD_PRELOAD": "libm.so.6",
+        "LD_DEBUG": "statistics",
+        "LD_DEBUG_OUTPUT": loaded,
+    }
+    given = {**COUNTED, "asgi_app_source": {"path": str(version)}}
+    given["asgi_app_environment"] = environment
+    one_site.role("app", "migrate", **given)
+    assert one_site.migrations() == [("blog", 0, True)]
+    assert one_site.run(f"find {loaded}.* -printf '%u\\n' | sort -u") == "blog\n"
+    # and that it has run is recorded
+    assert one_site.role("app", "migrate", **given).changed == 0
+    one_site.run(f"rm {loaded}.*")
+    one_site.deploy(source)
+
+
 def test_no_host_rolls_out_where_the_first_cannot_migrate(one_site: Site, tmp_path: Path) -> None:
     """In a play that goes on with the others; then without the one that is lost."""
     before, source = one_site.serving(), one_site.source

@@ -240,8 +240,11 @@ def test_who_holds_the_listener_and_who_starts_a_process_again(name: str) -> Non
     policy = "continue" if SERVERS[name].HAS_MASTER else "stop"
     assert only(service["OOMPolicy"]) == policy
     assert "ExecStartPre" not in service
+    publishes = value("service", "__asgi_service_publish_unit", given)
+    assert (publishes == "") is held
+    assert ("my-app--publish-%j@%i.service" in only(found["Unit"]["Wants"]).split()) is not held
     if held:
-        assert not {"ExecStartPost", "ExecStopPost", "RuntimeDirectory"} & set(service)
+        assert "RuntimeDirectory" not in service
         return
     line = only(service["ExecStart"])
     assert "/run/asgi/my-app/%j/%i/own.sock" in line
@@ -250,10 +253,34 @@ def test_who_holds_the_listener_and_who_starts_a_process_again(name: str) -> Non
     assert only(service["RuntimeDirectory"]) == "asgi/my-app/%j/%i"
     assert only(service["RuntimeDirectoryMode"]) == "0700"
     assert service["ReadWritePaths"] == FULL["asgi_service_writable_paths"]
-    limit = value("service", "asgi_service_health_timeout_seconds", given)
-    assert seconds(only(service["TimeoutStartSec"])) == limit
+    publishing = read_unit(publishes)
+    # it begins when the instance runs and stops when that ends, as often as it is started again
+    for key in ("BindsTo", "After"):
+        assert only(publishing["Unit"][key]) == "my-app-%j@%i.service"
+    assert only(publishing["Unit"]["StartLimitIntervalSec"]) == "0"
+    assert only(publishing["Service"]["Restart"]) == "on-failure"
     names = [f"/run/asgi/my-app/%j/%i.{end}" for end in ("sock", "new")]
-    assert only(service["ExecStopPost"]).split() == ["+/usr/bin/rm", "-f", *names]
+    assert only(publishing["Service"]["ExecStopPost"]).split() == ["/bin/rm", "-f", *names]
+
+
+@pytest.mark.parametrize(("role", "template"), templates(), ids="/".join)
+@pytest.mark.parametrize("server", ["uvicorn", "granian"])
+def test_root_runs_nothing_with_the_environment_of_the_app(
+    role: str, template: str, server: str
+) -> None:
+    """Its loader would run what LD_PRELOAD in it names, before any line of the program itself."""
+    if not template.endswith(".service"):
+        return
+    arguments = {"asgi_service_server": server, "asgi_service_server_arguments": []}
+    service = read_unit(render(role, template, {**FULL, **arguments}))["Service"]
+    if not any(path.startswith("/etc/asgi/") for path in service.get("EnvironmentFile", [])):
+        return
+    assert only(service["User"]) == "web"
+    assert "PermissionsStartOnly" not in service
+    lines = [line for key, values in service.items() if key.startswith("Exec") for line in values]
+    assert lines
+    # what a unit may have before a program: `+` and `!` are those that leave root its rights
+    assert [line for line in lines if re.match(r"[@\-:]*[+!]", line)] == []
 
 
 @pytest.fixture
@@ -264,18 +291,17 @@ def slot_directory(tmp_path: Path) -> Path:
 
 
 def publish(directory: Path, pid: int) -> subprocess.CompletedProcess[str]:
-    """Runs what root runs after the start of a server that makes its listener itself.
+    """Runs what root runs beside a server that makes its listener itself.
 
-    Without the change of the owner, which this test may not be able to do.
+    Without the change of the owner, which this test may not be able to do, and without systemd.
     """
-    service = unit("service", "slot@.service", {**FULL, "asgi_service_server": "granian"})
-    prefix, script = only(service["Service"]["ExecStartPost"]).split(" -ec ")
-    assert prefix == "+/usr/bin/env -i PATH=/usr/bin:/bin /bin/sh"
+    service = unit("service", "publish@.service", FULL)
+    prefix, script = only(service["Service"]["ExecStart"]).split(" -ec ")
+    assert prefix == "/bin/sh"
     given = {
-        "/proc/1/root/run/asgi/my-app/%j": str(directory),
+        "$$(systemctl show --value --property=MainPID my-app-%j@%i.service)": str(pid),
         "/run/asgi/my-app/%j": str(directory),
         "%i": "1",
-        "${MAINPID}": str(pid),
         "$$": "$",
         "-user web": f"-user {os.getuid()}",
         "chown root:haproxy 1.new; ": "",
@@ -392,12 +418,18 @@ def test_a_migration_runs_the_code_of_its_release(given: dict[str, Any]) -> None
     assert line == command
 
 
-def test_a_migration_that_has_succeeded_is_noted_by_its_unit(given: dict[str, Any]) -> None:
+def test_a_migration_that_has_succeeded_is_recorded_by_a_unit(given: dict[str, Any]) -> None:
     """As root, and after the command: also where the run that began it was killed."""
-    service = unit("migrate", "migrate@.service", given)["Service"]
+    found, service = (
+        unit("migrate", "migrated@.service", given)[one] for one in ("Unit", "Service")
+    )
+    migrates = f"{given['asgi_app_name']}-migrate@%i.service"
+    assert only(found["Requires"]) == only(found["After"]) == migrates
+    assert only(service["Type"]) == "oneshot"
+    assert not {"User", "Environment", "EnvironmentFile"} & set(service)
     root = given.get("asgi_app_root", f"/srv/{given['asgi_app_name']}")
     notes = f"{root}/migrations/%i"
-    assert only(service["ExecStartPost"]) == f"+-/usr/bin/mv -f {notes}.begun {notes}.json"
+    assert only(service["ExecStart"]) == f"-/bin/mv -f {notes}.begun {notes}.json"
 
 
 # --- the proxy ------------------------------------------------------------------------------------
@@ -621,7 +653,11 @@ def test_systemd_finds_no_fault(
         f"{name}-green@1.socket": render("service", f"{UNITS}/slot@.socket", given),
         f"asgi-{escaped}.slice": render("service", f"{UNITS}/app.slice", given),
         f"{name}-blue@1.service": render("service", f"{UNITS}/slot@.service", binds),
+        f"{name}--publish-blue@1.service": render("service", f"{UNITS}/publish@.service", binds),
         f"{name}-migrate@1.0.0-abc.service": render("migrate", f"{UNITS}/migrate@.service", given),
+        f"{name}-migrated@1.0.0-abc.service": render(
+            "migrate", f"{UNITS}/migrated@.service", given
+        ),
         "caddy.service": render("proxy", f"{UNITS}/caddy.service", given),
         f"asgi-{name}-watch.service": render("service", f"{UNITS}/watch.service", given),
         "alert@.service": "[Service]\nExecStart=/bin/true\n",

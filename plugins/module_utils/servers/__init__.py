@@ -115,15 +115,9 @@ SERVERS: dict[str, Server] = {
     "gunicorn-uvicorn": gunicorn.GunicornUvicorn(),
 }
 
-#: A unit has commands that systemd runs as root, and they get the environment of the app as well.
-LOADER = (
-    "the C library of every program reads it, also of those that root runs for the app; install"
-    " libraries where they are found without it (asgi_app_packages, /etc/ld.so.conf.d)"
-)
 #: Environment keys that servers read as flags; one with `_` at its end stands for all with
 #: this beginning.
 REFUSED_ENVIRONMENT = {
-    **dict.fromkeys(("LD_", "GLIBC_TUNABLES", "GCONV_PATH"), LOADER),
     "UVICORN_": "uvicorn reads it as a flag",
     "GRANIAN_": "granian reads it as a flag",
     "GUNICORN_CMD_ARGS": "gunicorn reads it as flags",

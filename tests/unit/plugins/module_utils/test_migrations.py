@@ -28,12 +28,15 @@ def test_heads_of_what_serves_and_of_what_is_to_serve(
 
 
 def test_the_diff_of_the_unit(app: Layout) -> None:
-    (told,) = migrations.unit_diff(app, "[Service]\n")
+    told, record = migrations.unit_diff(app, "[Service]\n", "[Unit]\n")
     assert (told["before"], told["after"]) == ("", "[Service]\n")
     assert told["after_header"].endswith("/blog-migrate@.service")
+    assert (record["before"], record["after"]) == ("", "[Unit]\n")
+    assert record["after_header"].endswith("/blog-migrated@.service")
     app.migrate_unit_file.write_text("[Service]\n", encoding="utf-8")
-    assert migrations.unit_diff(app, "[Service]\n") == []
-    (told,) = migrations.unit_diff(app, "[Other]\n")
+    app.migrated_unit_file.write_text("[Unit]\n", encoding="utf-8")
+    assert migrations.unit_diff(app, "[Service]\n", "[Unit]\n") == []
+    (told,) = migrations.unit_diff(app, "[Other]\n", "[Unit]\n")
     assert (told["before"], told["after"]) == ("[Service]\n", "[Other]\n")
 
 
@@ -43,12 +46,16 @@ UNITS = ("blog-migrate@1.0.0-abc.service", "blog-migrate@1.1.0-def.service")
 
 
 def systemd_says(monkeypatch: pytest.MonkeyPatch, *states: Sequence[str]) -> None:
-    """Lets systemd tell the states of the units, others each time it is asked."""
+    """Lets systemd tell the states of the units, others each time it is asked.
+
+    `queued` is one that waits for another unit: inactive, with a job.
+    """
     answers = iter(states)
 
     def show(units: Sequence[str]) -> list[systemd.UnitStatus]:
         blocks = [
-            f"Id={unit}\nActiveState={state}"
+            f"Id={unit}\nActiveState={state.replace('queued', 'inactive')}"
+            f"\nJob={7 if state == 'queued' else ''}"
             for unit, state in zip(units, next(answers), strict=True)
         ]
         return systemd.parse_show("\n\n".join(blocks))
@@ -74,6 +81,40 @@ def test_a_migration_of_an_earlier_run_is_waited_for(
         ("failed", "inactive"),
     )
     assert migrations.wait_for_running(app, 60) == [UNITS[0]]
+
+
+def test_a_record_that_is_not_made_yet_is_waited_for(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration has ended, and the unit that records it has not begun."""
+    systemd_says(monkeypatch, ("inactive", "queued"), ("inactive", "activating"), ("inactive",) * 2)
+    record = app.migrated_unit("1.0.0-abc")
+    monkeypatch.setattr(systemd, "loaded", lambda *_patterns: [UNITS[0], record])
+    assert migrations.wait_for_running(app, 60) == [UNITS[0]]
+
+
+def test_a_migration_is_started_by_the_unit_that_records_it(
+    app: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that failed, and both are stopped where systemd has not ended them."""
+    called: list[tuple[str, ...]] = []
+
+    def systemctl(*words: str, **_options: object) -> str:
+        called.append(words)
+        if words[0] == "start":
+            raise DeployError("a dependency job failed")
+        return ""
+
+    systemd_says(monkeypatch, ("activating",))
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "journal", lambda units, _since: f"of {' '.join(units)}")
+    with pytest.raises(DeployError) as raised:
+        migrations.run_unit(app, "1.0.0-abc", 1, 0)
+    record = app.migrated_unit("1.0.0-abc")
+    assert record == "blog-migrated@1.0.0-abc.service"
+    assert ("start", record) in called
+    assert ("stop", UNITS[0], record) in called
+    assert f"of {UNITS[0]}" in raised.value.message
 
 
 def test_the_wait_has_an_end_and_the_unit_is_left_alone(
@@ -131,7 +172,7 @@ def test_a_migration_runs_once_for_its_command_and_database(
     app: Layout, run_units: list[str]
 ) -> None:
     def migrate(target: migrations.Target, force: bool = False) -> int:
-        migrations.migrate(app, "1-a", "", 1, target, force)
+        migrations.migrate(app, "1-a", "", "", 1, target, force)
         return len(run_units)
 
     assert migrations.pending(app, "1-a", ONE) == "new"
@@ -165,9 +206,9 @@ def test_a_migration_of_a_killed_run_counts_for_its_own_command(
     migrations.write_record(app, "1-a", "ran here", ONE, begun=True)
     assert migrations.pending(app, "1-a", ONE) == "new"
     app.migration_begun("1-a").rename(app.migration_record("1-a"))
-    migrations.migrate(app, "1-a", "", 1, ONE)
+    migrations.migrate(app, "1-a", "", "", 1, ONE)
     assert run_units == []
-    migrations.migrate(app, "1-a", "", 1, replace(ONE, command="another"))
+    migrations.migrate(app, "1-a", "", "", 1, replace(ONE, command="another"))
     assert run_units == ["1-a"]
 
 
@@ -179,7 +220,7 @@ def test_a_migration_that_fails_is_not_noted(
 
     monkeypatch.setattr(migrations, "run_unit", fail)
     with pytest.raises(DeployError):
-        migrations.migrate(app, "1-a", "", 1, ONE)
+        migrations.migrate(app, "1-a", "", "", 1, ONE)
     assert migrations.pending(app, "1-a", ONE) == "new"
 
 

@@ -56,7 +56,7 @@ def stopped(told: list[tuple[str, ...]]) -> set[str]:
     """Returns the slots that were stopped."""
     units = [unit for arguments in told if arguments[0] == "stop" for unit in arguments[1:]]
     units = [unit for unit in units if not unit.startswith("blog.")]
-    return {unit.split("@")[0].removeprefix("blog-") for unit in units}
+    return {unit.split("@")[0].rpartition("-")[2] for unit in units}
 
 
 def point(app: Layout, slot: str, release: str) -> None:

@@ -48,6 +48,7 @@ def test_unit_files_of_both_slots_share_the_slice(app: Layout) -> None:
     blue, green = (slots.unit_files(app, slot, UNITS) for slot in ("blue", "green"))
     assert sorted(path.name for path in blue) == [
         "asgi-blog.slice",
+        "blog--publish-blue@.service",
         "blog-blue@.service",
         "blog-blue@.socket",
     ]
@@ -165,19 +166,62 @@ def test_changed_variables_are_named_and_their_values_are_not(started: Layout) -
 
 
 #: Of a server that makes its listener itself.
-OWN_LISTENER = slots.SlotUnits(**{**vars(UNITS), "socket": ""})
+OWN_LISTENER = slots.SlotUnits(**{**vars(UNITS), "socket": "", "publish": "[Unit]\n"})
 
 
 def test_a_slot_has_no_socket_units_where_the_server_makes_its_listener(started: Layout) -> None:
     assert slots.listeners(started, "blue", 2) == ["blog-blue@1.socket", "blog-blue@2.socket"]
     # one that a former server has left behind is a difference
-    assert slots.differences(started, "blue", OWN_LISTENER, 1) == ["unit blog-blue@.socket"]
+    publish = started.publish_unit_file("blue")
+    assert slots.differences(started, "blue", OWN_LISTENER, 1) == [
+        "unit blog-blue@.socket",
+        "unit blog--publish-blue@.service",
+    ]
     started.unit_file("blue", "socket").unlink()
+    publish.unlink()
+    assert slots.publishers(started, "blue", 2) == []
+    publish.write_text(OWN_LISTENER.publish)
     assert slots.listeners(started, "blue", 2) == []
+    assert slots.publishers(started, "blue", 2) == [
+        "blog--publish-blue@1.service",
+        "blog--publish-blue@2.service",
+    ]
     assert slots.differences(started, "blue", OWN_LISTENER, 1) == []
+    assert slots.own_units(started, "blue", UNITS) == OWN_LISTENER
     assert slots.unit_diff(started, "blue", "green", OWN_LISTENER) == []
-    (service, slice_) = slots.unit_diff(started, None, "blue", OWN_LISTENER)
+    (service, publishes, slice_) = slots.unit_diff(started, None, "blue", OWN_LISTENER)
     assert (service["after"], slice_["after"]) == ("[Service]\n", "[Slice]\n")
+    assert publishes["after"] == OWN_LISTENER.publish
+
+
+@pytest.mark.parametrize(
+    ("state", "refused"),
+    [
+        ("ActiveState=activating\nResult=success", False),
+        ("ActiveState=activating\nResult=exit-code", True),
+        ("ActiveState=activating\nResult=success\nNRestarts=1", True),
+    ],
+)
+def test_an_instance_whose_socket_gets_no_name_is_refused(
+    started: Layout, monkeypatch: pytest.MonkeyPatch, state: str, refused: bool
+) -> None:
+    """As soon as that fails, with what root has found: the instance itself runs."""
+    text = (
+        "Id=blog-blue@1.service\nActiveState=active\nSubState=running\nResult=success\n\n"
+        f"Id=blog--publish-blue@1.service\n{state}\n"
+    )
+    started.publish_unit_file("blue").write_text(OWN_LISTENER.publish)
+    monkeypatch.setattr(slots.systemd, "systemctl", lambda *_words, **_options: text)
+    monkeypatch.setattr(slots.systemd, "journal", lambda units, _since: f"of {' '.join(units)}")
+    if not refused:
+        slots.refuse_exited(started, "blue", 1, lambda _code: "", 0)
+        return
+    with pytest.raises(DeployError) as raised:
+        slots.refuse_exited(started, "blue", 1, lambda _code: "", 0)
+    assert raised.value.message == (
+        "blog-blue@1.service has no socket that the proxy may use: blog--publish-blue@1.service has"
+        " failed\nlast lines of its journal:\nof blog-blue@1.service blog--publish-blue@1.service"
+    )
 
 
 class Started:
@@ -189,13 +233,12 @@ class Started:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, result: str, code: int) -> None:
-        self.waited_seconds: list[float] = []
         self.result = result
         self.code = code
         monkeypatch.setattr(slots.systemd, "systemctl", self.systemctl)
         monkeypatch.setattr(slots.systemd, "journal", lambda units, _since: f"of {units[0]}")
 
-    def systemctl(self, verb: str, *units: str, timeout_seconds: float = 0) -> str:
+    def systemctl(self, verb: str, *units: str) -> str:
         """Fails to start services, and tells of them."""
         if verb == "show":
             return (
@@ -203,36 +246,23 @@ class Started:
                 f"Result={self.result}\nNRestarts=0\nExecMainStatus={self.code}\n"
             )
         if units[0].endswith(".service"):
-            self.waited_seconds.append(timeout_seconds)
             raise DeployError("Job failed")
         return ""
 
     def start(self, layout: Layout) -> str:
         """Returns the error of a start of one instance in slot blue."""
         with pytest.raises(DeployError) as raised:
-            slots.start(layout, "blue", 1, 120, lambda code: f"code {code} explained")
+            slots.start(layout, "blue", 1, lambda code: f"code {code} explained")
         return raised.value.message
 
 
 def test_a_start_that_fails_tells_how_the_process_has_ended(
     started: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that makes its listener itself may end before its start is over."""
-    host = Started(monkeypatch, "exit-code", 1)
-    told = host.start(started)
+    """One that cannot be run, for example."""
+    told = Started(monkeypatch, "exit-code", 1).start(started)
     assert told.startswith("blog-blue@1.service did not stay up: exit code 1 (code 1 explained)")
     assert told.endswith("of blog-blue@1.service")
-    # systemd waits until it listens
-    assert min(host.waited_seconds) > 120
-
-
-def test_a_server_that_does_not_listen_in_time_is_told_so(
-    started: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has an exit code too, that of being stopped for it."""
-    told = Started(monkeypatch, "timeout", 0).start(started)
-    assert "did not listen within asgi_service_health_timeout_seconds" in told
-    assert "exit code" not in told
 
 
 def test_a_start_that_systemd_does_not_even_try_tells_what_it_says(
