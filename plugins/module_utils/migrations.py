@@ -250,7 +250,9 @@ def heads(layout: Layout, release: str) -> dict[str, list[str] | None]:
 
 def unit_files(layout: Layout, unit: str, record_unit: str) -> dict[Path, str]:
     """Returns which unit file of the migration has which text."""
-    return {layout.migrate_unit_file: unit, layout.migrated_unit_file: record_unit}
+    return systemd.understood(
+        {layout.migrate_unit_file: unit, layout.migrated_unit_file: record_unit}
+    )
 
 
 def unit_diff(layout: Layout, unit: str, record_unit: str) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .errors import DeployError
 from .files import read_text, remove, sync_directory, write_atomic
 
 #: Keys of unit files that a host may be too old for, and the first version that has them.
-KEYS_SINCE = {"RestartSteps": 254, "RestartMaxDelaySec": 254}
+KEYS_SINCE = {"PrivateIPC": 248, "RestartSteps": 254, "RestartMaxDelaySec": 254}
 SYSTEM_UNITS = Path("/etc/systemd/system")
 CALL_TIMEOUT_SECONDS = 90
 JOURNAL_LINES = 40
@@ -243,16 +243,20 @@ def version() -> int:
     return int(first[1])
 
 
+def unknown(keys: Iterable[str]) -> set[str]:
+    """Returns which keys of units this host's systemd is too old for."""
+    newer = [key for key in keys if key in KEYS_SINCE]
+    if not newer:
+        return set()
+    present = version()
+    return {key for key in newer if present < KEYS_SINCE[key]}
+
+
 def understood(files: Mapping[Path, str]) -> dict[Path, str]:
     """Returns unit files without what this host's systemd would only warn of."""
-    newer = [key for key in KEYS_SINCE if any(f"\n{key}=" in text for text in files.values())]
-    if not newer:
-        return dict(files)
-    present = version()
-    unknown = [key for key in newer if present < KEYS_SINCE[key]]
+    lines = {path: text.splitlines(keepends=True) for path, text in files.items()}
+    left_out = unknown(line.partition("=")[0] for text in lines.values() for line in text)
     return {
-        path: "".join(
-            line for line in text.splitlines(keepends=True) if line.partition("=")[0] not in unknown
-        )
-        for path, text in files.items()
+        path: "".join(line for line in text if line.partition("=")[0] not in left_out)
+        for path, text in lines.items()
     }

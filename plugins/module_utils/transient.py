@@ -91,11 +91,13 @@ def run_unit(
         # as in a shell
         ("IgnoreSIGPIPE", "no"),
     ]
+    # systemd-run fails for a property that systemd does not know, where a unit file only warns
+    left_out = systemd.unknown(key for key, _value in wanted)
     command = [
         # for another type systemd takes the end by SIGTERM, SIGHUP, SIGINT or SIGPIPE for a success
         *("systemd-run", "--quiet", "--wait", "--pipe", "--service-type=oneshot"),
         f"--unit={unit}",
-        *(f"--property={key}={value}" for key, value in wanted),
+        *(f"--property={key}={value}" for key, value in wanted if key not in left_out),
         "--",
         # systemd expands variables in the arguments of a transient unit
         *(word.replace("$", "$$") for word in argv),

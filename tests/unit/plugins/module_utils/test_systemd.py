@@ -162,6 +162,21 @@ def test_what_a_host_would_only_warn_of_is_left_out(
     assert found == {Path("/a"): left or text, Path("/b"): "RestartSec=1\n", Path("/c"): ""}
 
 
+@pytest.mark.parametrize(("version", "left_out"), [(247, {"PrivateIPC"}), (248, set())])
+def test_keys_that_a_host_is_too_old_for(
+    monkeypatch: pytest.MonkeyPatch, version: int, left_out: set[str]
+) -> None:
+    monkeypatch.setattr(systemd, "version", lambda: version)
+    assert systemd.unknown(["User", "PrivateIPC", "PrivateMounts"]) == left_out
+
+
+def test_the_version_is_not_asked_for_where_all_hosts_know_the_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(systemd, "version", lambda: pytest.fail("asked for"))
+    assert systemd.unknown(["User", "MemoryMax"]) == set()
+
+
 def test_links_of_enabled_units_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("multi-user.target.wants", "timers.target.wants", "blog.service.d"):
         (tmp_path / name).mkdir()

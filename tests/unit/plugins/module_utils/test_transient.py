@@ -61,6 +61,20 @@ def test_the_program_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPa
     assert manager.asked == []
 
 
+@pytest.mark.parametrize(("version", "given"), [(247, False), (252, True)])
+def test_a_property_that_systemd_does_not_know_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, version: int, given: bool
+) -> None:
+    """systemd-run would fail: unknown assignment."""
+    manager = Systemd(0)
+    monkeypatch.setattr(transient, "run", manager.run)
+    monkeypatch.setattr(systemd, "version", lambda: version)
+    properties = [("PrivateIPC", "yes"), ("PrivateMounts", "yes")]
+    transient.run_unit("blog-import@1.service", ["/bin/true"], properties, 900)
+    assert ("--property=PrivateIPC=yes" in manager.started) is given
+    assert "--property=PrivateMounts=yes" in manager.started
+
+
 @pytest.mark.parametrize(
     ("manager", "wanted"),
     [
