@@ -434,5 +434,6 @@ for packages in new.glob("lib/python*/site-packages"):
             except OSError:
                 continue
     # without the path of the release: an import puts the real one in
-    compileall.compile_dir(packages, quiet=2, workers=0, force=True, stripdir=new)
+    # (Python 3.9 takes it only as text)
+    compileall.compile_dir(packages, quiet=2, workers=0, force=True, stripdir=str(new))
 """
