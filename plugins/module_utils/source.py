@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
 DIGEST_LENGTH = 12
 GIT_TIMEOUT_SECONDS = 600
+#: The first one that reads GIT_CONFIG_GLOBAL; those before 2.31 ignore GIT_CONFIG_COUNT, too.
+MINIMUM_GIT = "2.32"
 #: Stands for a release that only the deploy itself can name.
 UNDECIDED = "undecided"
 GIT_COUNT = "GIT_CONFIG_COUNT"
@@ -89,10 +92,11 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
     Neither hooks nor a monitor of the file system run: a repository may be of others.
 
     Raises:
-        DeployError: git is missing or failed.
+        DeployError: git is missing, too old or failed.
     """
     if shutil.which("git") is None:
         raise DeployError("git is needed to read this source; install it where it is read")
+    require_git(git_version(), on_host=access.steps is not None)
     if access.steps is not None:
         return git_on_host(arguments, directory, access, access.steps)
     inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
@@ -126,6 +130,34 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
         raise git_failure(arguments, directory, done.stderr.decode(errors="replace"))
     output: bytes = done.stdout
     return output.decode(errors="surrogateescape")
+
+
+@cache
+def git_version() -> str:
+    """Returns the version of git."""
+    done = subprocess.run(["git", "version"], capture_output=True, text=True, check=True)
+    return done.stdout.split()[2]
+
+
+def require_git(version: str, on_host: bool) -> None:
+    """Rejects a git that ignores what is set for it: credentials, and that no hook runs.
+
+    Args:
+        version: Its version, as in `2.39.5` or `2.50.1.windows.1`.
+        on_host: It is that of a host, else of the controller.
+
+    Raises:
+        DeployError: It is too old.
+    """
+    present, minimum = (
+        [int(number) for number in re.findall(r"[0-9]+", one)[:2]] for one in (version, MINIMUM_GIT)
+    )
+    if present < minimum:
+        other = "write checkout: controller, or " if on_host else ""
+        raise DeployError(
+            f"asgi_app_source: git {version} {'of this host' if on_host else 'of the controller'}"
+            f" is too old; {other}install git {MINIMUM_GIT} or newer there"
+        )
 
 
 def git_on_host(

@@ -746,3 +746,27 @@ def test_a_broken_pyproject_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"pyproject.toml": "[project\n"})
     with pytest.raises(DeployError, match="not valid TOML"):
         source.project_version(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["2.32.0", "2.39.5", "2.50.1.windows.1", "3.0.0"])
+def test_a_git_that_reads_its_settings_is_good(version: str) -> None:
+    source.require_git(version, on_host=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "on_host", "told"),
+    [
+        ("2.30.2", True, "git 2.30.2 of this host is too old; write checkout: controller, or"),
+        ("2.31.8", False, "git 2.31.8 of the controller is too old; install git 2.32 or newer"),
+        ("1.9", False, "git 1.9 of the controller is too old"),
+    ],
+)
+def test_a_git_that_ignores_its_settings_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, on_host: bool, told: str
+) -> None:
+    """Else hooks of a repository would run, and credentials would be left out."""
+    monkeypatch.setattr(source, "git_version", lambda: version)
+    steps = Contained("blog", "blog-build") if on_host else None
+    with pytest.raises(DeployError, match=told):
+        source.git(["init"], tmp_path, source.GitAccess(steps=steps))
+    assert not (tmp_path / ".git").exists()
