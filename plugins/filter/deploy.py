@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleFilterError
+from ansible.release import __version__ as ansible_version
 from ansible_collections.asgi.deploy.plugins.module_utils import (
     fleet,
     migrations,
@@ -61,10 +62,15 @@ def balancer_hosts(groups: Mapping[str, Any], wanted: Any = None, apps: Any = No
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets Ansible show the errors of a function as those of a filter."""
+    """Lets Ansible show the errors of a function as those of a filter.
+
+    Every playbook and every role calls a filter before it touches a host, so all of them reject a
+    controller that is too old.
+    """
 
     def call(*arguments: Any, **options: Any) -> Any:
         try:
+            validation.require_ansible(ansible_version)
             return function(*arguments, **options)
         except (DeployError, ValueError) as error:
             raise AnsibleFilterError(str(error)) from error

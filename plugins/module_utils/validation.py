@@ -18,9 +18,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from . import downloads, servers
+from .errors import DeployError
 from .sizing import MOST_INSTANCES
 from .units import mebibytes
 
+#: The first ansible-core that keeps values of a vault as text, and in templates does not evaluate
+#: what a condition leaves out. For an older one Ansible only warns (`requires_ansible`).
+MINIMUM_ANSIBLE = "2.19.1"
 #: Hidden from a service, or not there any more after a reboot.
 HIDDEN = re.compile(r"/+(?:home|root|run|tmp|var/run|var/tmp|dev|proc|sys)(?:/|$)")
 NAME = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
@@ -95,6 +99,27 @@ PRIVATE_SUFFIXES = (
     "home.arpa",
     "alt",
 )
+
+
+def require_ansible(version: str) -> None:
+    """Rejects a controller that is too old.
+
+    Args:
+        version: Its version of ansible-core.
+
+    Raises:
+        DeployError: It is older than the collection needs.
+    """
+    present, minimum = (
+        [int(number) for number in re.findall(r"[0-9]+", one)[:3]]
+        for one in (version, MINIMUM_ANSIBLE)
+    )
+    if present < minimum:
+        raise DeployError(
+            f"asgi.deploy needs ansible-core {MINIMUM_ANSIBLE} or newer on the controller, and this"
+            f" is {version}; nothing was done. Install a newer one, for example with"
+            f" pip install 'ansible-core>={MINIMUM_ANSIBLE}'"
+        )
 
 
 def app_problems(values: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.asgi.deploy.plugins.module_utils import validation
 from contract.collection import KEYWORDS, MODULES, REPOSITORY, load, module_of
 from templates.render import fill
 from templates.scenarios import MINIMAL
@@ -224,11 +225,14 @@ def test_only_what_users_need_is_shipped() -> None:
 
 
 def test_the_oldest_ansible_is_the_same_everywhere() -> None:
-    floor = re.search(r">=(\d+\.\d+)", load("meta/runtime.yml")["requires_ansible"])
-    assert floor is not None
+    assert load("meta/runtime.yml")["requires_ansible"] == f">={validation.MINIMUM_ANSIBLE}"
+    floor = validation.MINIMUM_ANSIBLE.rpartition(".")[0]
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"ansible-core {validation.MINIMUM_ANSIBLE} or newer" in readme
+    assert f'"ansible-core>={floor}"' in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     for path in sorted((REPOSITORY / "roles").glob("*/meta/main.yml")):
         meta = load(str(path.relative_to(REPOSITORY)))
-        assert meta["galaxy_info"]["min_ansible_version"] == floor[1]
+        assert meta["galaxy_info"]["min_ansible_version"] == floor
         assert meta["dependencies"] == []
 
 

@@ -6,6 +6,8 @@ import itertools
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.asgi.deploy.plugins.filter import deploy
 from ansible_collections.asgi.deploy.plugins.module_utils import validation
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 
@@ -154,6 +156,25 @@ def problems(values: dict[str, Any]) -> list[str]:
     check, good = CHECKS[role]
     assert set(values) <= set(good), "a variable that the role does not hand over"
     return check({**good, **values})
+
+
+@pytest.mark.parametrize("version", ["2.19.1", "2.19.14", "2.20.0", "2.22.0b1", "3.0.0"])
+def test_a_controller_that_is_new_enough(version: str) -> None:
+    validation.require_ansible(version)
+
+
+@pytest.mark.parametrize("version", ["2.9.27", "2.18.19", "2.19.0", "2.19.0rc2"])
+def test_an_older_controller_is_rejected_with_what_to_install(version: str) -> None:
+    with pytest.raises(DeployError, match=rf"this is {version}; .*'ansible-core>=2\.19\.1'"):
+        validation.require_ansible(version)
+
+
+def test_every_filter_rejects_an_older_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ansible itself only warns."""
+    monkeypatch.setattr(deploy, "ansible_version", "2.18.19")
+    for call in deploy.FilterModule().filters().values():
+        with pytest.raises(AnsibleFilterError, match=r"this is 2\.18\.19"):
+            call()
 
 
 @pytest.mark.parametrize("role", CHECKS)
