@@ -98,6 +98,7 @@ class Image:
 
 
 IMAGES = {
+    "debian11": Image("bullseye"),
     "debian12": Image("bookworm"),
     "debian13": Image("trixie"),
     "debian12-prepared": Image("bookworm", prepared=True),

@@ -291,6 +291,9 @@ def tier_2(prefix: str) -> Iterator[Step]:
     yield step("balancer", ("balancer",), "balancer-balancer", *FLEET_LOAD)
     yield step("watch", ("watch", "processes"), "watch-web12", "--host=web12")
     yield step("hosts-debian13", newer, "tests-web13", "--host=web13")
+    # both ends of the versions that the README claims
+    for end in ("oldest", "newest"):
+        yield step(end, ("versions",), f"versions-{end}", f"-k{end}")
     yield from (scenario(name) for name in SCENARIOS)
     demo = (*LAB, "tools/demo.py")
     yield Step("demo", "demo", check_demo, tier=2, hosts=DEMO_GROUP, inputs=demo)

@@ -106,6 +106,8 @@ class Site:
     inventories: Sequence[Path]
     source: Path = BLOG
     variables: dict[str, Any] = field(default_factory=dict)
+    #: Where the programs of Ansible are.
+    programs: Path = Path(sys.executable).parent
 
     def another_app(self, directory: Path, source: Path, variables: dict[str, Any]) -> Site:
         """Returns the site of another app on the same hosts.
@@ -144,7 +146,7 @@ class Site:
                 # the variable would go before the configuration: never the checkout
                 **{k: v for k, v in os.environ.items() if k != "ANSIBLE_COLLECTIONS_PATH"},
                 "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{self.programs}:{os.environ['PATH']}",
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
