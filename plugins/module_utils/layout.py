@@ -13,6 +13,8 @@ from .systemd import SYSTEM_UNITS
 SLOTS = ("blue", "green")
 #: Environment files of an app: what is set, and what is secret.
 CONFIGURATION_FILES = ("environment", "secrets")
+#: What the proxy is configured with for an app (proxies/site.py).
+SITE_FILE = "site.json"
 
 
 def other_slot(slot: str) -> str:
@@ -129,6 +131,15 @@ class Layout:
         """Environment and secrets that a slot was started with, so that a crash of the
         serving slot never comes back with a configuration that nobody has proven."""
         return self.configuration / slot
+
+    @property
+    def staged_site(self) -> Path:
+        """What the proxy is configured with by the next rollout (proxies/site.py)."""
+        return self.configuration / SITE_FILE
+
+    def slot_site(self, slot: str) -> Path:
+        """What the proxy was configured with when a slot was rolled out."""
+        return self.slot_configuration(slot) / SITE_FILE
 
     def socket(self, slot: str, instance: int) -> Path:
         """The socket on which one instance listens."""

@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import processes, proxies, slots, state, systemd
@@ -24,6 +25,7 @@ from .files import remove as remove_file
 from .health import HealthCheck
 from .layout import SLOTS, Layout, other_slot
 from .masking import mask_of
+from .proxies import site as sites
 from .releases import (
     PYTHON_GONE,
     prune,
@@ -43,6 +45,8 @@ LEAVE_BALANCER = "leave the balancer"
 RETURN_TO_BALANCER = "return to the balancer"
 START = "start the slot"
 PROVE = "prove its health"
+ADD_SITE = "add its site to the proxy"
+PUT_BACK = "put back what served"
 HAND_OVER = "start its processes"
 DRAIN_OLD = "drain the old slot"
 STOP_OLD = "stop the old slot"
@@ -130,6 +134,7 @@ def needed_because(
     settings: Settings,
     force: str,
     unwritten: Mapping[str, str] | None = None,
+    site_changes: bool = False,
 ) -> list[str]:
     """Says why a rollout is needed; empty where what serves is what is asked for."""
     serving = layout.serving_slot()
@@ -143,6 +148,7 @@ def needed_because(
     if present != release:
         return [f"release {present} to {release}"]
     reasons = slots.differences(layout, serving, settings.units, settings.instances, unwritten)
+    reasons += ["site"] if site_changes else []
     return [*reasons, force] if force else reasons
 
 
@@ -204,15 +210,21 @@ def recover(layout: Layout, current: state.State) -> str:
     settings = Settings.read(operation["settings"])
     serving = layout.serving_slot()
     idle = other_slot(serving)
+    new = operation["slot"]
+    # the release had failed, whatever the proxy asks
+    failed = operation["step"] == PUT_BACK and operation["previous"] is not None
+    if failed and serving == new:
+        serving, idle = idle, serving
     # a switch may be more than one file: it is done whole before the idle slot is stopped
-    moved = serving == operation["slot"] or not current.settings
+    moved = serving == new or not current.settings
     access = settings.access if moved else proxies.access_from(current.settings["proxy"])
     proxies.driver(access.provider).switch(layout, serving)
+    install_site_of(layout, serving, access.provider)
     if slots.connections(layout, idle):
         slots.settle(layout, idle, settings.settle_seconds, settings.drain_seconds)
     slots.stop(layout, idle)
     slots.disable(layout, idle)
-    if serving == operation["slot"]:
+    if serving == new:
         systemd.install_unit_files({layout.slice_file: settings.units.slice})
     told = f"slot {serving} serves and stays"
     # after the last step but one the rollout is written down, and the first has no old slot
@@ -221,7 +233,19 @@ def recover(layout: Layout, current: state.State) -> str:
         slots.stop(layout, serving)
         slots.forget(layout, serving)
         told = "it was the first and had not served, it was taken away"
-    elif serving == operation["slot"] and not written:
+    elif failed:
+        record(
+            layout,
+            current,
+            release=operation["release"],
+            previous=operation["previous"],
+            slot=new,
+            status=status_of_failure(current, operation["release"], operation["previous"]),
+            reason=operation["reason"],
+            by=operation["by"],
+            run=operation.get("run", ""),
+        )
+    elif serving == new and not written:
         current.former_settings = current.settings
         current.settings = operation["settings"]
         record(
@@ -246,6 +270,45 @@ def recover(layout: Layout, current: state.State) -> str:
         f"a rollout of {operation['release']} that began at {operation['at']} was cut off while"
         f" it was to {operation['step']}; {told}"
     )
+
+
+def status_of_failure(current: state.State, release: str, previous: str | None) -> str:
+    """Returns what a release is from now on that did not come to serve.
+
+    One that has served well is not bad because of what it meets today.
+    """
+    served = release == previous or current.has_served_well(release)
+    return state.REFUSED if served else state.FAILED
+
+
+def conclude(layout: Layout) -> dict[str, Any]:
+    """Removes from the proxy what only the release before has needed; for a run that was good.
+
+    Returns:
+        `changed`, and `warnings` where that failed: the release serves all the same, and its next
+        deploy tries again.
+    """
+    settings = state.load(layout.state_file).settings
+    try:
+        provider = proxies.access_from(settings["proxy"]).provider if settings else "none"
+        return {"changed": install_site_of(layout, layout.serving_slot(), provider)}
+    except (DeployError, OSError) as error:
+        told = f"the addresses of the release before could not be removed: {error}"
+        return {"changed": False, "warnings": [told]}
+
+
+def install_site_of(layout: Layout, slot: str, provider: str) -> bool:
+    """Has the proxy run with the site of a slot, and with nothing of that of the other one."""
+    site = sites.of_slot(layout, slot, provider)
+    other = sites.of_slot(layout, other_slot(slot), provider)
+    return site is not None and sites.install(layout, sites.restorable(site, other))
+
+
+def former_site(layout: Layout, slot: str, provider: str) -> sites.Site | None:
+    """Returns the site of the slot that does not serve, for a way back to it."""
+    site = sites.of_slot(layout, slot, provider)
+    live = sites.of_slot(layout, other_slot(slot), provider)
+    return sites.restorable(site, live) if site else None
 
 
 def record(layout: Layout, current: state.State, reason: str, **event: Any) -> None:
@@ -296,6 +359,8 @@ def rollout(
     run: str = "",
     check_mode: bool = False,
     unwritten: Mapping[str, str] | None = None,
+    of_variables: bool = True,
+    site_changes: bool = False,
 ) -> dict[str, Any]:
     """Brings one release to serve on this host.
 
@@ -312,11 +377,14 @@ def rollout(
         check_mode: Say what would be done.
         unwritten: Environment and secrets by the names of their files, where those on the host are
             not to be taken: check mode has not written them, and the watch keeps what serves.
+        of_variables: The site of the app is the one that was staged, not that of what serves.
+        site_changes: The site is going to be another one; for check mode, which stages none.
 
     Returns:
         `changed`, `release`, `previous`, `slot` (that serves afterwards), `reasons`, `diff`,
         `variables`, `steps`, `seconds`, memory, `cut_connections`, `proxy_gap_seconds`, `pruned`,
-        `recovered`, `watched`; in check mode only what is known before.
+        `recovered`, `watched`, `to_conclude` (the proxy has addresses that only the release before
+        needs); in check mode only what is known before.
 
     Raises:
         DeployError: What failed, what was put back, and the journal lines.
@@ -330,7 +398,11 @@ def rollout(
     recovered = left_behind(current) if check_mode else recover(layout, current)
     serving = layout.serving_slot()
     previous = layout.slot_release(serving)
-    reasons = needed_because(layout, release, settings, force, unwritten)
+    provider = settings.access.provider
+    live_site = sites.of_slot(layout, serving, provider)
+    site = sites.staged(layout, provider) if of_variables else live_site
+    site_changes = site_changes or (previous is not None and site != live_site)
+    reasons = needed_because(layout, release, settings, force, unwritten, site_changes)
     if not reasons:
         trouble = healthy_now(layout, settings)
         reasons = [trouble] if trouble else []
@@ -348,6 +420,7 @@ def rollout(
         "pruned": [],
         "recovered": recovered,
         "watched": layout.watch_unit_file.exists(),
+        "to_conclude": False,
     }
     if reasons:
         former = serving if previous is not None else None
@@ -356,8 +429,10 @@ def rollout(
         if as_it_was:
             recorded = current.former_settings
             settings = Settings.read(recorded)
+            site = former_site(layout, target, settings.access.provider)
         # the site playbook finds it out earlier; a rollback may go back to another proxy
-        proxies.driver(settings.access.provider).refuse_switch(layout)
+        own = [Path(path).stem for path in site.files] if site else []
+        proxies.driver(settings.access.provider).refuse_switch(layout, own)
         if not others_serve:
             settings = replace(settings, balancer_drain_seconds=0)
         result["slot"] = target
@@ -382,10 +457,16 @@ def rollout(
             as_it_was=as_it_was,
             run=run,
             unwritten=unwritten,
+            site=site,
         )
         result["cut_connections"] = doing.all_steps()
         result["steps"] = doing.steps
         result["proxy_gap_seconds"] = doing.gap_seconds
+        if doing.site_added and run:
+            # another host of the run may fail, and this one then goes back
+            result["to_conclude"] = True
+        elif doing.site_added:
+            result["warnings"] = conclude(layout).get("warnings", [])
     elif current.settings != recorded:
         current.settings = dict(recorded)
         state.save(layout.state_file, current)
@@ -394,7 +475,8 @@ def rollout(
         result.update(slots.memory(layout, result["slot"], settings.instances))
     except (DeployError, OSError) as error:
         # the release serves; what could not be tidied up is told, not undone
-        result["warnings"] = [f"old releases could not be removed: {error}"]
+        told = f"old releases could not be removed: {error}"
+        result["warnings"] = [*result.get("warnings", []), told]
     result["changed"] = bool(reasons or recovered or result["pruned"])
     result["seconds"] = round(time.monotonic() - started, 1)
     return result
@@ -524,8 +606,11 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
             by,
             left_status=failed,
             as_it_was=True,
+            site=former_site(layout, other, settings.access.provider),
         )
         result["cut_connections"] = back_again.all_steps()
+        if back_again.site_added:
+            result["warnings"] = conclude(layout).get("warnings", [])
         result.update(release=previous, slot=other, steps=back_again.steps)
     elif result["release"] != release and not served and current.status(release) != failed:
         record(layout, current, release=release, status=failed, reason=reason, by=by)
@@ -565,6 +650,8 @@ class Run:
         as_it_was: Start the target slot with all that it has (undo), not with what is new.
         run: Names the run of the fleet that it belongs to.
         unwritten: As for `rollout`.
+        site: What the proxy is to be configured with; None where that is not the rollout's.
+        site_added: That was begun.
         switched: The proxy was turned.
         handed_over: The processes of the old slot were stopped.
         steps: The steps that were done, with the seconds that each took.
@@ -583,6 +670,8 @@ class Run:
     as_it_was: bool = False
     run: str = ""
     unwritten: Mapping[str, str] | None = None
+    site: sites.Site | None = None
+    site_added: bool = False
     switched: bool = False
     handed_over: bool = False
     gap_seconds: float = 0
@@ -595,10 +684,11 @@ class Run:
         yield
         self.steps.append({"name": name, "seconds": round(time.monotonic() - started, 1)})
 
-    def operation(self, name: str) -> dict[str, Any]:
+    def operation(self, name: str, reason: str = "") -> dict[str, Any]:
         """What the run that finds this one killed needs to know."""
         return {
             "step": name,
+            "reason": reason,
             "release": self.release,
             "previous": self.previous,
             "slot": self.target,
@@ -608,9 +698,9 @@ class Run:
             "settings": self.recorded,
         }
 
-    def step(self, name: str) -> None:
-        """Writes down what is about to be done."""
-        self.current.operation = self.operation(name)
+    def step(self, name: str, reason: str = "") -> None:
+        """Writes down what is about to be done, and why where it is the way back."""
+        self.current.operation = self.operation(name, reason)
         state.save(self.layout.state_file, self.current)
 
     def finish(self, status: str, reason: str, seconds: float, then: str = "") -> None:
@@ -648,16 +738,17 @@ class Run:
                         action()
         except Exception as error:
             # whatever failed, the way back is the same; it is raised again below
-            try:
-                told = self.put_back(before)
-            except Exception as second:
-                told = f"the way back failed too, look at the host: {second}"
             mask = mask_of(layout, [settings.units.service])
             cause = mask.text(str(error) or repr(error))
             reason = f"{name}: {cause.splitlines()[0]}"
-            # one that has served well is not bad because of what it meets today
-            served = self.release == self.previous or self.current.has_served_well(self.release)
-            status = state.REFUSED if served else state.FAILED
+            try:
+                # a full disk must not keep what served from being put back
+                with contextlib.suppress(OSError):
+                    self.step(PUT_BACK, reason)
+                told = self.put_back(before)
+            except Exception as second:
+                told = f"the way back failed too, look at the host: {second}"
+            status = status_of_failure(self.current, self.release, self.previous)
             try:
                 # also where the way back failed: then the app says itself that it is not healthy
                 return_to_balancer(layout)
@@ -722,6 +813,7 @@ class Run:
             else:
                 units = replace(settings.units, slice=both)
                 slots.prepare(layout, target, self.release, units, self.unwritten)
+                sites.write(layout.slot_site(target), self.site)
             processes.refuse_calendars(settings.units.processes)
 
         def leave() -> None:
@@ -750,6 +842,7 @@ class Run:
                 ),
             ),
             ("enable it at boot", lambda: slots.enable(layout, target, settings.instances)),
+            *([(ADD_SITE, self.add_site)] if self.site and self.site != self.live_site() else []),
             ("switch the proxy", self.switch),
             ("confirm through the proxy", lambda: self.confirm(target)),
             *([(HAND_OVER, self.hand_over)] if hands_over else []),
@@ -766,6 +859,29 @@ class Run:
         """Starts the processes of the new release, which is confirmed by now."""
         self.handed_over = True
         hand_over(self.layout, self.target, self.settings, self.former_processes())
+
+    def live_site(self) -> sites.Site | None:
+        """What the old slot was rolled out with."""
+        if self.previous is None:
+            return None
+        return sites.read(self.layout.slot_site(other_slot(self.target)))
+
+    def add_site(self) -> None:
+        """Configures the proxy for the new release; the old one keeps its addresses."""
+        assert self.site is not None
+        self.site_added = True
+        sites.add(self.layout, self.site, self.live_site())
+
+    def put_site_back(self) -> str:
+        """Configures the proxy as for the old release; returns what to tell of it."""
+        live = self.live_site()
+        if not self.site_added or live is None:
+            return ""
+        try:
+            sites.install(self.layout, sites.restorable(live, self.site))
+        except (DeployError, OSError) as error:
+            return f", but the proxy is not configured as before: {error}"
+        return ", and the proxy is configured as before"
 
     def switch(self) -> None:
         """Turns the proxy; from here on the way back includes turning it again."""
@@ -816,6 +932,7 @@ class Run:
         elif self.switched:
             proxies.driver(self.access(old).provider).switch(layout, old)
             told = f"release {self.previous} was put back and serves in slot {old}"
+            told += self.put_site_back()
             try:
                 self.confirm(old)
             except DeployError as second:
@@ -823,6 +940,7 @@ class Run:
             slots.settle(layout, target, settings.settle_seconds, settings.drain_seconds)
         else:
             told = f"release {self.previous} was not touched and serves in slot {old}"
+            told += self.put_site_back()
         slots.stop(layout, target)
         slots.disable(layout, target)
         slots.restore(layout, target, before)

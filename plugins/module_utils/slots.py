@@ -230,7 +230,7 @@ def snapshot(layout: Layout, slot: str, wanted: SlotUnits) -> Snapshot:
     """Returns what a slot has now of all that it has or is to have."""
     units = unit_files(layout, slot, wanted)
     paths = [*units, *configuration_files(layout, slot), entry_file(layout, slot)]
-    paths.append(layout.slot_variables(slot))
+    paths += [layout.slot_variables(slot), layout.slot_site(slot)]
     return Snapshot({path: read_text(path) for path in paths}, layout.slot_release(slot))
 
 

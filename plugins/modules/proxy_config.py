@@ -66,6 +66,13 @@ options:
         from another one, so that is refused.
     type: bool
     default: false
+  with_rollout:
+    description:
+      - A rollout of the app follows. Where the app is live, the configuration is checked and
+        staged, and the rollout installs it before it switches the proxy, or restores the former
+        one.
+    type: bool
+    default: false
   certificate:
     description:
       - A certificate that the configuration names; it is looked at before anything is touched.
@@ -124,6 +131,11 @@ changes:
   type: list
   elements: str
   sample: [/etc/caddy/sites/blog.caddy]
+staged:
+  description: The configuration waits for the next rollout of the app.
+  returned: success
+  type: bool
+  sample: false
 action:
   description:
     - How the proxy takes it up, C(start), C(restart) or C(reload); empty for not at all.
@@ -147,8 +159,10 @@ from ansible_collections.asgi.deploy.plugins.module_utils.proxies import (
     ENVIRONMENT,
     driver,
     masked,
+    site,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies.handover import MARKER
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies.site import Site
 from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 
 ARGUMENTS = {
@@ -167,6 +181,7 @@ ARGUMENTS = {
     "absent": {"type": "list", "elements": "path", "default": []},
     "program": {"type": "path", "default": "/usr/bin/caddy"},
     "balancer": {"type": "bool", "default": False},
+    "with_rollout": {"type": "bool", "default": False},
     "certificate": {
         "type": "dict",
         "options": {
@@ -218,25 +233,38 @@ def configured(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 
 def changed(params: dict[str, Any], layout: Layout | None, check_mode: bool) -> dict[str, Any]:
-    """Has the driver make the configuration so."""
+    """Has the driver make the configuration so, or stages it."""
     certificate = params["certificate"]
     noted = certificate_note(certificate, check_mode) if certificate else {}
+    files = {
+        **{Path(file["path"]): file["content"] for file in params["files"]},
+        **environment_file(params["provider"], params["environment"]),
+        **noted,
+    }
+    wanted = Site(
+        provider=params["provider"],
+        files={str(path): text for path, text in files.items()},
+        absent=params["absent"],
+        program=params["program"],
+    )
+    # on a balancer nothing is rolled out
+    of_app = layout if layout and not params["balancer"] else None
+    waits = bool(of_app and params["with_rollout"] and site.waits(of_app, wanted))
     result = driver(params["provider"]).configure(
-        {
-            **{Path(file["path"]): file["content"] for file in params["files"]},
-            **environment_file(params["provider"], params["environment"]),
-            **noted,
-        },
+        files,
         [Path(path) for path in params["absent"]],
         {
             "program": params["program"],
             "layout": layout,
             "balancer": params["balancer"],
+            "validate_only": waits,
         },
         check_mode,
     )
+    if of_app and not check_mode:
+        site.record(of_app, wanted, waits)
     # what a file had before is in none of the options
-    return {**result, "diff": masked(result["diff"])}
+    return {**result, "staged": waits, "diff": masked(result["diff"])}
 
 
 def main() -> None:

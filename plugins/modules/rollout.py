@@ -32,9 +32,11 @@ options:
       - V(serving) rolls out.
       - V(undone) takes back what the last rollout of O(release) did on this host, and notes that
         the release has failed; for the hosts of a fleet that moved before another one failed.
+      - V(concluded) removes from the proxy the addresses that only the release before has, after a
+        rollout that was good on all hosts of O(run).
       - V(absent) stops both slots and removes their units.
     type: str
-    choices: [serving, undone, absent]
+    choices: [serving, concluded, undone, absent]
     default: serving
   release:
     description: Id of a staged release; by default the one that serves.
@@ -136,6 +138,11 @@ options:
       secrets:
         description: Text of the file of secrets.
         type: str
+  site_changes:
+    description:
+      - Module M(asgi.deploy.proxy_config) would have staged another site, for check mode.
+    type: bool
+    default: false
   restart:
     description: Roll out even where nothing differs.
     type: bool
@@ -238,6 +245,12 @@ recovered:
   returned: success
   type: str
   sample: ""
+to_conclude:
+  description:
+    - The proxy has addresses that only the release before has, until O(state=concluded).
+  returned: success
+  type: bool
+  sample: false
 cut_connections:
   description: Connections to the old slot that were still open when it was stopped.
   returned: success
@@ -310,7 +323,11 @@ SETTINGS = (
 )
 ARGUMENTS = {
     **APP_ARGUMENTS,
-    "state": {"type": "str", "choices": ["serving", "undone", "absent"], "default": "serving"},
+    "state": {
+        "type": "str",
+        "choices": ["serving", "concluded", "undone", "absent"],
+        "default": "serving",
+    },
     "release": {"type": "str"},
     "units": {
         "type": "dict",
@@ -337,6 +354,7 @@ ARGUMENTS = {
         "no_log": True,
         "options": {name: {"type": "str", "no_log": True} for name in CONFIGURATION_FILES},
     },
+    "site_changes": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
     "leave": {"type": "bool", "default": False},
     "reason": {"type": "str", "default": ""},
@@ -377,6 +395,8 @@ def serve(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str,
         force="restart" if params["restart"] else "",
         check_mode=check_mode,
         unwritten=unwritten(params) if check_mode else None,
+        of_variables=bool(params["units"]),
+        site_changes=params["site_changes"] and check_mode,
     )
 
 
@@ -397,6 +417,14 @@ def undone(layout: Layout, params: dict[str, Any], check_mode: bool) -> dict[str
         )
 
 
+def concluded(layout: Layout, run: str, check_mode: bool) -> dict[str, Any]:
+    """Removes what only the release before has needed of the proxy."""
+    if check_mode:
+        return {"changed": False}
+    with locks.locked(layout, run=run):
+        return rollout.conclude(layout)
+
+
 def absent(layout: Layout, run: str, check_mode: bool) -> dict[str, Any]:
     """Removes what runs, where anything is there."""
     if not layout.root.exists():
@@ -414,6 +442,8 @@ def called(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     layout = layout_from(params)
     if params["state"] == "absent":
         return absent(layout, params["run"], check_mode)
+    if params["state"] == "concluded":
+        return concluded(layout, params["run"], check_mode)
     if params["state"] == "undone":
         return undone(layout, params, check_mode)
     if check_mode:

@@ -11,7 +11,16 @@ from typing import Any
 
 import lab
 import pytest
-from sites import FIRST, IMAGES, ROOT, Played, Site, collections_config
+from sites import (
+    FIRST,
+    IMAGES,
+    ROOT,
+    Played,
+    Site,
+    behind_traefik,
+    client,
+    collections_config,
+)
 
 HELLO = ROOT / "examples" / "hello"
 NAMES = ("one", "two")
@@ -282,3 +291,169 @@ def test_a_host_that_is_lost_at_the_end_keeps_its_lock_only(pair: Pair) -> None:
     # the next run takes it over
     pair.all.deploy(pair.directory / "app-lost")
     assert pair.locked() == []
+
+
+# --- what the proxy is configured with ------------------------------------------------------------
+
+DIRECTORY = "/etc/ssl/hello"
+#: Of a host, for a name: each has an authority of its own, which is itself.
+CERTIFY = """
+mkdir -p {directory} && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes
+-days 2 -subj /CN={name}.test -addext subjectAltName=DNS:{name}.test
+-keyout {directory}/{name}.key -out {directory}/{name}.pem
+&& for user in caddy traefik; do id --user $user > /dev/null 2>&1 ||
+useradd --system --home-dir /var/lib/$user --shell /usr/sbin/nologin $user &&
+install -m 640 -g $user {directory}/{name}.key {directory}/{name}-$user.key || exit 1; done
+"""
+#: The files of a proxy, but for the number of instances of a slot, which its next rollout sets.
+FILES = (
+    "for file in $(find /etc/caddy /etc/traefik -type f 2>/dev/null | sort); do echo $file;"
+    " grep -v 'reverse_proxy\\|fail_duration\\|another one is asked' $file; done"
+)
+
+
+def at(name: str, provider: str) -> dict[str, Any]:
+    """The variables of the app at a domain."""
+    return {
+        **(behind_traefik() if provider == "traefik" else {}),
+        "asgi_proxy_domains": [f"{name}.test"],
+        "asgi_proxy_certificate": "files",
+        "asgi_proxy_certificate_file": f"{DIRECTORY}/{name}.pem",
+        "asgi_proxy_certificate_key_file": f"{DIRECTORY}/{name}-{provider}.key",
+        "asgi_proxy_trusted_ca_file": f"{DIRECTORY}/{name}.pem",
+    }
+
+
+def moved(provider: str) -> dict[str, Any]:
+    """Another domain and certificate of another authority, and one instance more."""
+    return {**at("moved", provider), "asgi_service_instances": 2}
+
+
+def answer(site: Site, name: str, port: int = 443) -> str:
+    """The release that answers at a domain; empty where nothing does."""
+    domain = f"{name}.test"
+    body = site.run(
+        f"curl -s --max-time 10 --cacert {DIRECTORY}/{name}.pem"
+        f" --resolve {domain}:{port}:127.0.0.1 https://{domain}:{port}/",
+        check=False,
+    )
+    found = re.search(r"from (\S+), instance", body)
+    return found[1] if found else ""
+
+
+def answers(pair: Pair, name: str) -> list[str]:
+    """The release that each host answers with at a domain."""
+    return [answer(site, name) for site in pair.hosts.values()]
+
+
+def files_of(pair: Pair) -> list[str]:
+    """The files of the proxy of each host."""
+    return [site.run(FILES) for site in pair.hosts.values()]
+
+
+def load_on(pair: Pair, site: Site, name: str) -> Any:
+    """A load on a domain of a host, by a client that never retries."""
+    ca_file = pair.directory / f"{name}.pem"
+    ca_file.write_text(site.run(f"cat {DIRECTORY}/{name}.pem"))
+    return client.Load(
+        address=site.host.address,
+        domain=f"{name}.test",
+        ca_file=ca_file,
+        rate_per_second=20,
+        keepalive_get=2,
+        new_get=1,
+        get_path="/",
+    )
+
+
+@pytest.fixture(scope="module", params=["caddy", "traefik"])
+def provider(request: pytest.FixtureRequest, pair: Pair) -> str:
+    """The app is at hello.test behind this proxy on both hosts."""
+    name = str(request.param)
+    for site in pair.hosts.values():
+        for domain in ("hello", "moved"):
+            lines = CERTIFY.format(directory=DIRECTORY, name=domain).strip().splitlines()
+            if not site.run(f"ls {DIRECTORY}/{domain}.pem", check=False):
+                site.run(" ".join(lines))
+    pair.all.deploy(pair.source(f"behind-{name}"), **at("hello", name), asgi_serial="100%")
+    return name
+
+
+def test_a_failed_deploy_restores_the_proxy_of_every_host(pair: Pair, provider: str) -> None:
+    """The first host was good with another domain, authority and number of instances."""
+    before, files = pair.live(), files_of(pair)
+    assert answers(pair, "hello") == before
+    one = pair.hosts["one"]
+    seen = pair.directory / f"seen-{provider}"
+    look = (
+        f"- ansible.builtin.shell: curl -s --cacert {DIRECTORY}/{{{{ item }}}}.pem --resolve"
+        " {{ item }}.test:443:127.0.0.1 https://{{ item }}.test/ | head -1\n"
+        "  become: true\n  changed_when: false\n  loop: [hello, moved]\n  register: seen\n"
+        f"- ansible.builtin.copy:\n    content: \"{{{{ seen.results | map(attribute='stdout')"
+        f' | join(\' \') }}}}"\n    dest: {seen}\n    mode: "0644"\n'
+        "  delegate_to: localhost\n  become: false\n  when: inventory_hostname == 'one'\n"
+        "- ansible.builtin.fail:\n    msg: not at this hour\n  when: inventory_hostname == 'two'\n"
+    )
+    with load_on(pair, one, "hello") as load:
+        played = pair.all.deploy(
+            pair.source(f"moves-{provider}"),
+            expect=2,
+            **moved(provider),
+            asgi_service_after_rollout=pair.hook(look),
+        )
+        result = load.stop()
+    assert "not at this hour" in played.unwrapped
+    assert_reverted(pair, before, played)
+    # after its rollout the host had both domains, and it is the old one that nobody lost
+    assert seen.read_text().count("instance") == 2, seen.read_text()
+    assert result.failed == 0, result.report()
+    assert answers(pair, "hello") == before
+    assert answers(pair, "moved") == ["", ""]
+    assert files_of(pair) == files
+
+
+def test_the_former_domain_goes_with_a_good_run_and_comes_back_with_a_rollback(
+    pair: Pair, provider: str
+) -> None:
+    """A rollback brings the domain, the authority and the number of instances of its release."""
+    before, files = pair.live(), files_of(pair)
+    pair.all.deploy(pair.source(f"moved-{provider}"), **moved(provider), asgi_serial="100%")
+    after = pair.live()
+    assert not set(before) & set(after)
+    assert answers(pair, "moved") == after
+    assert answers(pair, "hello") == ["", ""]
+    pair.all.play("asgi.deploy.rollback")
+    assert pair.live() == before
+    assert answers(pair, "hello") == before
+    assert answers(pair, "moved") == ["", ""]
+    assert files_of(pair) == files
+
+
+def test_a_site_alone_is_rolled_out_and_a_failure_leaves_it(pair: Pair, provider: str) -> None:
+    """On one host: an authority that did not sign the certificate, and another port."""
+    only = {"asgi_hosts": "one", **at("hello", provider)}
+    source = {"path": str(pair.all.source)}
+    one = pair.hosts["one"]
+    pair.all.play("asgi.deploy.site", asgi_app_source=source, **only)
+    before, files = answer(one, "hello"), one.run(FILES)
+    wrong = {
+        "asgi_proxy_https_port": 8443,
+        "asgi_proxy_trusted_ca_file": f"{DIRECTORY}/moved.pem",
+        "asgi_proxy_timeout_seconds": 4,
+    }
+    played = pair.all.play(
+        "asgi.deploy.site", expect=2, asgi_app_source=source, **{**only, **wrong}
+    )
+    assert "and the proxy is configured as before" in played.unwrapped
+    assert answer(one, "hello") == before
+    assert answer(one, "hello", 8443) == ""
+    assert one.run(FILES) == files
+    del wrong["asgi_proxy_trusted_ca_file"]
+    played = pair.all.play("asgi.deploy.site", asgi_app_source=source, **{**only, **wrong})
+    assert "(site)" in played.unwrapped
+    assert answer(one, "hello", 8443) == before
+    again = pair.all.play("asgi.deploy.site", asgi_app_source=source, **{**only, **wrong})
+    assert again.changed == 0
+    pair.all.play("asgi.deploy.site", asgi_app_source=source, **only)
+    assert answer(one, "hello") == before
+    assert one.run(FILES) == files

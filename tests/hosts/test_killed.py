@@ -42,6 +42,8 @@ STEPS = {
     "confirm through the proxy": True,
     "stop the old slot": True,
 }
+#: Of a rollout that brings another site.
+ADD_SITE = "add its site to the proxy"
 #: Every place between the steps of a deploy: its hook, and what the next run does there.
 BOUNDARIES = {
     "asgi_app_before_stage": "built it",
@@ -440,7 +442,9 @@ def test_a_run_killed_while_it_configures_the_proxy(one_site: Site) -> None:
     wait_until(lambda: "caddy" not in one_site.run("systemctl list-jobs --no-legend"), "reload")
     assert serving == one_site.serving()
     again = one_site.deploy(**changed)
-    assert again.changed == 1, again.output
+    # the configuration is staged again, and rolled out
+    assert again.changed == 2, again.output
+    assert f"was cut off while it was to {ADD_SITE}" in again.unwrapped
     assert one_site.run("test -e /etc/caddy/.pending || echo gone") == "gone\n"
     assert one_site.get("/healthz")["release"] == serving
     # back again now: the reload would close connections under the load of the next test

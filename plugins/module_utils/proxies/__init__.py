@@ -67,10 +67,17 @@ class ProxyAccess:
 class Driver(Protocol):
     """What a proxy's file offers."""
 
-    def refuse_switch(self, layout: Layout) -> None:
+    #: Files of its configuration that all sites of the host share.
+    SHARED_FILES: Sequence[Path]
+
+    def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Raises where a rollout may not turn the proxy to the app.
 
         Asked before anything is touched; a way back is never refused.
+
+        Args:
+            layout: The app.
+            own: Names of sites that the rollout brings.
         """
 
     def switch(self, layout: Layout, slot: str) -> float:
@@ -99,6 +106,18 @@ class Driver(Protocol):
         check_mode: bool,
     ) -> dict[str, Any]:
         """Makes the configuration so, or leaves it as it was and raises."""
+
+    def with_addresses(
+        self, files: Mapping[str, str], former: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Returns a configuration that has the addresses of a former one as well.
+
+        Those that both have are answered as the new one says.
+
+        Args:
+            files: Text of each file of the new one, by its path.
+            former: Those of the former one.
+        """
 
 
 DRIVERS: dict[str, Driver] = {

@@ -78,6 +78,10 @@ ONCE = re.compile(
 )
 #: The addresses of a site; it imports the app where they are not only sent on.
 ADDRESSES = re.compile(r"^(?P<all>[^\s#({@}][^\n]*?)\s*{\n(?P<app>\timport asgi-)?", re.MULTILINE)
+#: A snippet, or addresses and what is answered there.
+BLOCK = re.compile(r"^(?P<head>[^\s#{}][^\n]*?) {\n(?P<body>(?:\t[^\n]*\n|\n)*)}\n", re.MULTILINE)
+SNIPPET = re.compile(r"\((?P<name>asgi-[^)]+)\)")
+SITE_SUFFIX = ".caddy"
 #: What Caddy says of an address that two files have.
 AMBIGUOUS = re.compile(r"ambiguous site definition: (?P<domain>(?:https?://)?[^\s/\"]+)")
 VALIDATE_TIMEOUT_SECONDS = 60
@@ -95,9 +99,22 @@ RESTARTED = (
 class Caddy:
     """Caddy 2.6 (Debian) and newer."""
 
-    def refuse_switch(self, layout: Layout) -> None:
+    SHARED_FILES: Sequence[Path] = (MAIN_FILE, UNIT_FILE)
+
+    def with_addresses(
+        self, files: Mapping[str, str], former: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Returns a configuration that has the addresses of a former one as well."""
+        return {
+            path: with_former_addresses(text, former[path])
+            if Path(path).suffix == SITE_SUFFIX and path in former
+            else text
+            for path, text in files.items()
+        }
+
+    def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Raises where another proxy would have to give way that serves other apps too."""
-        refuse_take_over("caddy", own_sites(layout))
+        refuse_take_over("caddy", [*own_sites(layout), *own])
 
     @one_change()
     def switch(self, layout: Layout, slot: str) -> float:
@@ -131,7 +148,8 @@ class Caddy:
         Args:
             files: Text of each file: main file, site files, the unit.
             absent: Files that are not to be there; somebody's own are left alone.
-            settings: `program`, the path of Caddy; `balancer`, whether no rollout follows.
+            settings: `program`, the path of Caddy; `balancer`, whether no rollout follows;
+                `validate_only`, to change nothing, but to have Caddy read the candidate.
             check_mode: Say what would change and change nothing.
 
         Returns:
@@ -209,6 +227,8 @@ class Caddy:
         # what is only taken away is read by the Caddy that runs, whatever program that is
         if files and (replaced or any(CONFIGURATION in path.parents for path in changed)):
             validate(program, after)
+        if settings.get("validate_only"):
+            return result
         if other:
             # it reads them when it gets the ports
             write_files({path: after[path] for path in changed})
@@ -359,6 +379,34 @@ def addresses(site: str | None) -> dict[Address, str]:
             domain, slash, path = one.strip().removesuffix("/*").partition("/")
             found[domain.lower(), slash + path] = variable
     return found
+
+
+def with_former_addresses(site: str, former: str) -> str:
+    """Returns a site with those addresses of a former one that it has not, answered as they were.
+
+    Args:
+        site: Text of the site.
+        former: Text of the former one.
+    """
+    present = addresses(site)
+    snippets: list[str] = []
+    kept: list[str] = []
+    snippet = ""
+    for block in BLOCK.finditer(former):
+        head, body = block["head"], block["body"]
+        named = SNIPPET.fullmatch(head)
+        if named:
+            # a dot is in no name of a site, so it is nobody else's
+            snippet = named["name"]
+            snippets.append(f"({snippet}.former) {{\n{body}}}\n")
+            continue
+        own = [one for one in head.split(", ") if not {*addresses(f"{one} {{\n")} & {*present}]
+        if own:
+            body = body.replace(f"import {snippet}\n", f"import {snippet}.former\n")
+            kept.append(f"{', '.join(own)} {{\n{body}}}\n")
+    if not kept:
+        return site
+    return "\n".join([site, "# Of the release before, until this one is good.", *snippets, *kept])
 
 
 def of_other_sites(before: Mapping[Path, str | None], files: Mapping[Path, str]) -> list[str]:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class External:
     """No proxy of ours."""
 
-    def refuse_switch(self, layout: Layout) -> None:
+    SHARED_FILES: Sequence[Path] = ()
+
+    def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Nobody has to give way."""
 
     def switch(self, layout: Layout, slot: str) -> float:
@@ -53,3 +55,9 @@ class External:
     ) -> dict[str, Any]:
         """Nothing here is ours to configure."""
         return {"changed": False, "changes": [], "diff": [], "action": ""}
+
+    def with_addresses(
+        self, files: Mapping[str, str], former: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """There are none."""
+        return files

@@ -190,11 +190,28 @@ def render_for(layout: Layout, site: Mapping[str, Any], slot: str) -> tuple[str,
 class Traefik:
     """Traefik 3."""
 
-    def refuse_switch(self, layout: Layout) -> None:
+    SHARED_FILES: Sequence[Path] = (
+        MAIN_FILE,
+        ENVIRONMENT_FILE,
+        *(systemd.SYSTEM_UNITS / one for one in OWN_UNITS),
+    )
+
+    def with_addresses(
+        self, files: Mapping[str, str], former: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Returns a configuration that has the addresses of a former one as well."""
+        return {
+            path: with_former_addresses(text, former[path])
+            if is_site(Path(path)) and path in former
+            else text
+            for path, text in files.items()
+        }
+
+    def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Raises where another proxy would have to give way that serves other apps too."""
-        # in check mode the site may not be there yet
+        # it may not be there yet: a rollout brings it, and check mode writes nothing
         text = read_text(site_file(layout.name))
-        refuse_take_over("traefik", [parse(text)["name"] if text else layout.name])
+        refuse_take_over("traefik", [parse(text)["name"] if text else layout.name, *own])
 
     @one_change()
     def switch(self, layout: Layout, slot: str) -> float:
@@ -253,7 +270,8 @@ class Traefik:
             files: Text of each file: main file, the app's site, the units.
             absent: Files that are not to be there; somebody's own are left alone.
             settings: `program`, the path of Traefik; `layout`, the app; `balancer`, whether no
-                rollout follows.
+                rollout follows; `validate_only`, to change nothing, but to have Traefik read the
+                candidate.
             check_mode: Say what would change and change nothing.
 
         Returns:
@@ -323,6 +341,8 @@ class Traefik:
         refuse_metrics_address("traefik", before[MAIN_FILE], files[MAIN_FILE])
         if any(CONFIGURATION in path.parents for path in changed):
             validate(str(settings["program"]), after, site)
+        if settings.get("validate_only"):
+            return result
         if other:
             # it reads them when it gets the ports
             write_files(changed)
@@ -373,6 +393,48 @@ def site_addresses(site: Mapping[str, Any]) -> dict[Address, str]:
         for address in rule_addresses(router.get("rule", ""))
     }
     return {**found, **dict.fromkeys(rule_addresses(sent_on), "asgi_proxy_redirect_domains")}
+
+
+def is_site(path: Path) -> bool:
+    """Says whether a file is the site of an app."""
+    return path.parent == SITES and path.suffix == ".json"
+
+
+def with_former_addresses(text: str, former_text: str) -> str:
+    """Returns a site with those addresses of a former one that it has not, answered as they were.
+
+    Args:
+        text: Text of the site.
+        former_text: Text of the former one.
+    """
+    site, former = parse(text), parse(former_text)
+    name, http = site["name"], former["configuration"]["http"]
+    if former["name"] != name or not {*site_addresses(former)} - {*site_addresses(site)}:
+        return text
+
+    def renamed(one: str) -> str:
+        # a slash is in no name of a site, so it is nobody else's
+        return f"{name}/former{one[len(name) :]}" if one.split(".")[0] == name else one
+
+    merged = site["configuration"]
+    for router_name, router in http["routers"].items():
+        kept = {**router}
+        for key in ("middlewares", "parentRefs"):
+            if key in router:
+                kept[key] = [renamed(one) for one in router[key]]
+        if "priority" in router:
+            # where both have an address it is for the new one
+            kept["priority"] = router["priority"] - 1
+        merged["http"]["routers"][renamed(router_name)] = kept
+    for kind in ("middlewares", "serversTransports"):
+        for one, values in http.get(kind, {}).items():
+            merged["http"].setdefault(kind, {})[renamed(one)] = values
+    certificates = former["configuration"].get("tls", {}).get("certificates", [])
+    if certificates:
+        own = merged.setdefault("tls", {}).setdefault("certificates", [])
+        own += [one for one in certificates if one not in own]
+    header = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    return f"{header}{json.dumps(site, indent=1, sort_keys=True)}\n"
 
 
 def of_other_sites(

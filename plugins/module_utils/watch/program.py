@@ -319,6 +319,7 @@ def again(layout: Layout, reason: str) -> dict[str, Any]:
         # nobody keeps the watches of two hosts from being at work at once, and a balancer needs one
         others_serve=False,
         unwritten=own,
+        of_variables=False,
     )
 
 

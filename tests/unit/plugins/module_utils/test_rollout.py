@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.files import link_atom
 from ansible_collections.asgi.deploy.plugins.module_utils.health import Answer
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies import site as sites
 from ansible_collections.asgi.deploy.plugins.module_utils.state import (
     FAILED,
     GOOD,
@@ -421,6 +422,29 @@ def test_a_recovery_writes_down_nothing_that_is_not_so_or_known(
     rollout.recover(app, current)
     found = state.load(app.state_file).history
     assert [(event["release"], event["status"]) for event in found] == events
+
+
+@pytest.mark.parametrize("switched", [True, False])
+def test_a_release_whose_way_back_was_cut_off_has_failed(
+    app: Layout, asked_systemd: list[tuple[str, ...]], switched: bool
+) -> None:
+    """Whatever the proxy asks: it was not confirmed."""
+    point(app, "blue", "1-a")
+    point(app, "green", "2-b")
+    if switched:
+        app.switch_file.touch()
+    reason = "confirm through the proxy: no answer"
+    operation = {**cut_off(rollout.PUT_BACK, "1-a", "green"), "reason": reason}
+    current = State(operation=operation, settings=RECORDED)
+    current.record(release="1-a", status=GOOD)
+    told = rollout.recover(app, current)
+    assert "slot blue serves and stays" in told
+    assert app.serving_slot() == "blue"
+    assert stopped(asked_systemd) == {"green"}
+    found = state.load(app.state_file)
+    assert (found.good_releases(), found.status("2-b")) == (["1-a"], FAILED)
+    assert found.history[-1]["reason"] == reason
+    assert (found.settings, found.operation) == (RECORDED, {})
 
 
 def test_a_first_release_that_was_cut_off_is_taken_away(
@@ -1161,7 +1185,7 @@ def turned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         def __init__(self, provider: str) -> None:
             self.provider = provider
 
-        def refuse_switch(self, layout: Layout) -> None: ...
+        def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None: ...
 
         def switch(self, layout: Layout, slot: str) -> float:
             found.append((self.provider, slot))
@@ -1210,7 +1234,7 @@ def test_a_way_back_that_would_take_other_apps_offline_is_refused_before_anythin
     deploy(host, "1-a")
     deploy(host, "2-b", recorded=TO_TRAEFIK)
 
-    def refuse_switch(driver: Any, _layout: Layout) -> None:
+    def refuse_switch(driver: Any, _layout: Layout, _own: Any = ()) -> None:
         if driver.provider == "caddy":
             raise DeployError("traefik serves other sites too")
 
@@ -1229,7 +1253,7 @@ def test_an_app_that_comes_to_the_other_proxy_meanwhile_is_not_taken_offline(
     deploy(host, "1-a")
     answers = iter([None, DeployError("caddy serves other sites too")])
 
-    def refuse_switch(_driver: Any, _layout: Layout) -> None:
+    def refuse_switch(_driver: Any, _layout: Layout, _own: Any = ()) -> None:
         error = next(answers)
         if error:
             raise error
@@ -1258,3 +1282,103 @@ def test_a_move_that_was_killed_ends_with_the_proxy_that_can_ask_the_slot(
     operation = {**cut_off("switch the proxy", "1-a", "green"), "settings": TO_TRAEFIK}
     rollout.recover(app, State(operation=operation, settings=RECORDED))
     assert turned == [expected]
+
+
+# --- the site -------------------------------------------------------------------------------------
+
+MAIN_FILE = "/etc/caddy/Caddyfile"
+SITE_FILE = "/etc/caddy/sites/blog.caddy"
+
+
+def site_at(domain: str, main: str = "main\n") -> sites.Site:
+    """A site with one domain."""
+    text = f"(asgi-blog) {{\n}}\n{domain} {{\n\timport asgi-blog\n}}\n"
+    return sites.Site("caddy", {MAIN_FILE: main, SITE_FILE: text}, [], "/usr/bin/caddy")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The domains of each site that Caddy was configured with."""
+    told: list[set[str]] = []
+
+    def install(_app: Layout, site: sites.Site) -> bool:
+        told.append({domain for domain, _path in caddy.addresses(site.files[SITE_FILE])})
+        return True
+
+    monkeypatch.setattr(sites, "install", install)
+    return told
+
+
+def test_a_rollout_adds_its_site_and_a_good_run_removes_the_former_addresses(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    assert installed.pop() == {"old.test"}
+    installed.clear()
+    sites.record(host, site_at("new.test"), waiting=True)
+    result = deploy(host, "2-b", run="of a fleet")
+    assert result["to_conclude"]
+    assert installed == [{"old.test", "new.test"}]
+    # the staged one again: nothing is to be done
+    assert deploy(host, "2-b", run="of a fleet")["reasons"] != ["site"]
+    assert rollout.conclude(host) == {"changed": True}
+    assert installed[-1] == {"new.test"}
+
+
+def test_a_site_alone_is_a_reason_and_without_a_run_concluded_at_once(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    deploy(host, "2-b")
+    installed.clear()
+    sites.record(host, site_at("new.test"), waiting=True)
+    result = deploy(host, "2-b")
+    assert "site" in result["reasons"]
+    assert not result["to_conclude"]
+    assert installed == [{"old.test", "new.test"}, {"new.test"}]
+
+
+@pytest.mark.parametrize("step", ["switch the proxy", "confirm through the proxy"])
+def test_a_failed_rollout_restores_the_site(
+    host: Layout, installed: list[set[str]], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    sites.record(host, site_at("new.test"), waiting=True)
+    break_step(monkeypatch, step, refuse)
+    with pytest.raises(DeployError, match="the proxy is configured as before"):
+        deploy(host, "2-b")
+    assert installed[-2:] == [{"old.test", "new.test"}, {"old.test"}]
+    assert sites.read(host.slot_site("blue")) == site_at("old.test")
+
+
+def test_a_rollback_and_an_undo_bring_the_site_of_their_release(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    sites.record(host, site_at("new.test"), waiting=True)
+    deploy(host, "2-b", run="of a fleet")
+    rollout.undo(host, "2-b", "failed on web2", "ann", run="of a fleet")
+    assert serving(host) == ("blue", "1-a")
+    assert installed[-2:] == [{"old.test", "new.test"}, {"old.test"}]
+    # what waits is of the deploy that failed: a restart leaves it alone
+    result = deploy(host, "1-a", force="restart", of_variables=False)
+    assert "site" not in result["reasons"]
+    assert installed[-1] == {"old.test"}
+
+
+def test_a_killed_rollout_leaves_the_site_of_what_serves(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    sites.record(host, site_at("new.test"), waiting=True)
+    current = state.load(host.state_file)
+    current.operation = cut_off("switch the proxy", "1-a", "green")
+    point(host, "green", "2-b")
+    sites.write(host.slot_site("green"), site_at("new.test"))
+    rollout.recover(host, current)
+    assert installed[-1] == {"old.test"}
