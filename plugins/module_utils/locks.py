@@ -134,7 +134,8 @@ def take(layout: Layout, wanted: Mapping[str, Any], dead: str = "") -> dict[str,
 
     Args:
         layout: The app.
-        wanted: The run: `run`, `purpose`, `owner`, `lease_seconds`.
+        wanted: The run: `run`, `purpose`, `owner`, `lease_seconds`; `group`, of which one run at a
+            time is at work, so that the lock of another one is stale.
         dead: A run that is known to have ended; its lock does not count.
 
     Returns:
@@ -146,16 +147,30 @@ def take(layout: Layout, wanted: Mapping[str, Any], dead: str = "") -> dict[str,
 
     def free() -> dict[str, Any]:
         held = read(layout)
-        if not free_for(held, wanted["run"]) and held["run"] != dead:
+        if not free_for(held, wanted["run"]) and not is_stale(held, wanted, dead):
             raise DeployError(refusal(layout, held), held=held)
         return held
 
     # asked before too: who is refused is told of the run, not of the call that it makes just now
-    free()
-    with one_call(layout, DEAD_CALL_SECONDS if dead else 0):
+    patience_seconds = DEAD_CALL_SECONDS if is_stale(free(), wanted, dead) else 0
+    with one_call(layout, patience_seconds):
         held = free()
         write(layout, {**wanted, "since": state.now(), "renewed": time.time()})
         return held if held.get("run") != wanted["run"] else {}
+
+
+def is_stale(held: Mapping[str, Any], wanted: Mapping[str, Any], dead: str) -> bool:
+    """Says whether the run of a lock is known to have ended.
+
+    Args:
+        held: The lock, or nothing.
+        wanted: Who asks, as for `take`.
+        dead: A run that is known to have ended.
+    """
+    if not held:
+        return False
+    group = wanted.get("group", "")
+    return bool(held["run"] == dead or (group and held.get("group") == group))
 
 
 def give_back(layout: Layout, run: str) -> bool:

@@ -47,6 +47,12 @@ options:
     description: How long the lock counts after the last call of its run on this host.
     type: int
     default: 3600
+  group:
+    description:
+      - Names a group of runs of which somebody else, such as a CI system, lets one at a time be at
+        work. The lock of another run of the group is taken over at once.
+    type: str
+    default: ""
   take_over:
     description: Take the lock from another run, of which you know that it has ended.
     type: bool
@@ -120,6 +126,7 @@ ARGUMENTS = {
     "purpose": {"type": "str", "default": "change the app"},
     "wait_seconds": {"type": "int", "default": 0},
     "lease_seconds": {"type": "int", "default": 3600},
+    "group": {"type": "str", "default": ""},
     "take_over": {"type": "bool", "default": False},
     "owner": {"type": "dict", "default": {}},
     "dead": {"type": "str", "default": ""},
@@ -132,9 +139,10 @@ def present(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[st
         return {"changed": False, "taken_over": {}}
     held = locks.read(layout)
     if check_mode:
-        busy = not locks.free_for(held, params["run"])
+        stale = locks.is_stale(held, params, params["dead"])
+        busy = not locks.free_for(held, params["run"]) and not stale
         return {"changed": False, "warnings": [locks.refusal(layout, held)] if busy else []}
-    wanted = {key: params[key] for key in ("run", "purpose", "owner", "lease_seconds")}
+    wanted = {key: params[key] for key in ("run", "purpose", "owner", "lease_seconds", "group")}
     dead = held.get("run", "") if params["take_over"] else params["dead"]
     former = locks.take(layout, wanted, dead)
     told = [locks.taken_over(layout, former)] if former else []

@@ -37,9 +37,10 @@ class PausedRun:
     Args:
         site: The blog.
         source: What it deploys.
+        variables: For this run only.
     """
 
-    def __init__(self, site: Site, source: Path) -> None:
+    def __init__(self, site: Site, source: Path, **variables: Any) -> None:
         name = f"pause-{time.monotonic_ns()}"
         self.there, self.go_on = (site.directory / f"{name}.{word}" for word in ("there", "go"))
         hook = site.directory / f"{name}.yml"
@@ -48,6 +49,7 @@ class PausedRun:
             "asgi.deploy.site",
             asgi_app_source={"path": str(source)},
             asgi_app_before_stage=[str(hook)],
+            **variables,
         )
 
     def until_there(self) -> None:
@@ -75,9 +77,9 @@ class PausedRun:
 
 
 @contextlib.contextmanager
-def paused(site: Site, source: Path) -> Iterator[PausedRun]:
+def paused(site: Site, source: Path, **variables: Any) -> Iterator[PausedRun]:
     """A run that waits with the lock; whatever a test does, none is left to the next one."""
-    run = PausedRun(site, source)
+    run = PausedRun(site, source, **variables)
     try:
         run.until_there()
         yield run
@@ -176,6 +178,21 @@ def test_what_cannot_be_proven_is_refused_until_somebody_says_so(one_site: Site)
     one_site.run(f"cat > {LOCK} <<'END'\n{json.dumps(elsewhere)}\nEND")
     played = one_site.deploy()
     assert "was taken over from a run that has ended" in played.output
+
+
+def test_the_next_job_of_a_group_takes_the_lock_of_a_canceled_one_over(one_site: Site) -> None:
+    """On another machine of the CI system, where nothing can be proven."""
+    group = {"asgi_service_lock_group": "deploy-blog"}
+    with paused(one_site, one_site.source, **group) as first:
+        first.kill(signal.SIGKILL)
+    left = lock_of(one_site)
+    left["owner"]["machine"] = "of another job"
+    one_site.run(f"cat > {LOCK} <<'END'\n{json.dumps(left)}\nEND")
+    one_site.play("asgi.deploy.restart", expect=2)
+    one_site.play("asgi.deploy.restart", expect=2, asgi_service_lock_group="another")
+    played = one_site.deploy(**group)
+    assert "was taken over from a run that has ended" in played.output
+    assert lock_of(one_site) == {}
 
 
 def test_a_run_that_lost_its_lock_is_rejected_after_the_other_has_ended(one_site: Site) -> None:

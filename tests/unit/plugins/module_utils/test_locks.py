@@ -219,6 +219,19 @@ def test_who_comes_while_a_call_is_at_work_is_told_of_its_run(app: Layout) -> No
     assert caught.value.facts["busy"]
 
 
+def test_the_lock_of_a_canceled_job_of_the_same_group_is_taken_over(app: Layout) -> None:
+    locks.take(app, wanted("one", group="deploy-blog"))
+    for group in ("", "deploy-shop"):
+        with pytest.raises(DeployError, match="is locked"):
+            locks.take(app, wanted("two", group=group))
+    assert locks.take(app, wanted("two", group="deploy-blog"))["run"] == "one"
+    # a run without a group is no group
+    locks.give_back(app, "two")
+    locks.take(app, wanted("three"))
+    with pytest.raises(DeployError, match="is locked"):
+        locks.take(app, wanted("four", group=""))
+
+
 def test_a_third_run_is_not_mistaken_for_the_dead_one(app: Layout) -> None:
     locks.take(app, wanted("three"))
     with pytest.raises(DeployError, match="is locked"):
