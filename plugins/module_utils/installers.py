@@ -27,6 +27,17 @@ from .errors import DeployError
 TOOL_DIRECTORY = Path("/opt/asgi")
 SHOWN_FILES = 3
 
+#: Locks that neither installer reads, and the command that makes a file from them that is read.
+UNREAD_LOCKS = {
+    "poetry.lock": "poetry export --output requirements.txt",
+    "pdm.lock": "pdm export --output requirements.txt",
+    "pylock.toml": "uv lock, or uv pip compile pyproject.toml --generate-hashes"
+    " --output-file requirements.txt",
+    "Pipfile.lock": "pipenv requirements > requirements.txt",
+}
+#: What makes the root of a uv workspace of a pyproject.toml.
+WORKSPACE = re.compile(r"^\[tool\.uv\.workspace\]", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class BuildSettings:
@@ -114,7 +125,8 @@ class Builder:
 
     def build(self) -> None:
         """Makes the virtual environment with everything that the app's files ask for."""
-        kind = dependency_file(self.source, self.settings.installer)
+        root = self.directory / "source"
+        kind = dependency_file(self.source, self.settings.installer, root)
         if self.settings.installer == "uv":
             self._with_uv(kind)
         else:
@@ -339,16 +351,22 @@ def netrc_lines(indexes: Sequence[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-def dependency_file(source: Path, installer: str) -> str:
+def dependency_file(directory: Path, installer: str, root: Path) -> str:
     """Returns which file says what to install: uv.lock, requirements.txt or pyproject.toml.
 
+    Args:
+        directory: The app.
+        installer: uv or pip.
+        root: The source that it is in.
+
     Raises:
-        DeployError: There is none, or one that the installer cannot read.
+        DeployError: There is none, one that the installer cannot read, or a lock that neither
+            installer reads: other versions than it names would be installed.
     """
     present = [
         name
         for name in ("uv.lock", "requirements.txt", "pyproject.toml")
-        if (source / name).is_file()
+        if (directory / name).is_file()
     ]
     if installer == "pip" and "uv.lock" in present:
         present.remove("uv.lock")
@@ -360,9 +378,43 @@ def dependency_file(source: Path, installer: str) -> str:
     if not present:
         raise DeployError(
             "asgi_app_source: the app has neither uv.lock, requirements.txt nor pyproject.toml"
-            f" in {source.name!r}; asgi_app_directory names the folder that has one"
+            f" in {directory.name!r}; asgi_app_directory names the folder that has one"
         )
+    if present[0] == "pyproject.toml":
+        reject_unread_lock(directory, root)
     return present[0]
+
+
+def reject_unread_lock(directory: Path, root: Path) -> None:
+    """Raises where the versions of an app are locked in a file that is not read.
+
+    Args:
+        directory: The app, which has a pyproject.toml and no other file that is read.
+        root: The source that it is in.
+
+    Raises:
+        DeployError: Which file, and how to make one that is read.
+    """
+    for name, command in UNREAD_LOCKS.items():
+        if (directory / name).is_file():
+            raise DeployError(
+                f"asgi_app_source: {name} is not read, and other versions than it names would be"
+                f" installed; make a file that is read and add it to the source: {command}"
+            )
+    for parent in directory.parents:
+        if not parent.is_relative_to(root):
+            return
+        project = parent / "pyproject.toml"
+        if not ((parent / "uv.lock").is_file() and project.is_file()):
+            continue
+        if WORKSPACE.search(project.read_text(encoding="utf-8", errors="replace")):
+            where = "/".join(directory.relative_to(parent).parts)
+            raise DeployError(
+                f"asgi_app_directory: the versions of {where} are in the uv.lock of its workspace,"
+                " which is not read, and others would be installed; make a file that is read and"
+                f" add it to the source: uv export --package {directory.name} --output-file"
+                f" {where}/requirements.txt"
+            )
 
 
 def ensure_uv(settings: BuildSettings) -> Path:

@@ -493,7 +493,7 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         clear(layout.name)
         manifest = stage(layout, request)
         publish(layout, release, static)
-    return {**result, "changed": True, "manifest": manifest}
+    return {**result, "changed": True, "manifest": manifest, "warnings": manifest["notes"]}
 
 
 def checkout_from(

@@ -34,17 +34,42 @@ INDEX = "https://pypi.example.com/simple"
         (["pyproject.toml"], "pip", "pyproject.toml"),
         (["uv.lock", "pyproject.toml"], "pip", "asgi_app_installer: pip cannot read uv.lock"),
         (["setup.py"], "uv", "asgi_app_source: the app has neither"),
+        # other versions than the lock names would be installed without a word
+        (["pyproject.toml", "poetry.lock"], "uv", "asgi_app_source: poetry.lock is not read"),
+        (["pyproject.toml", "pdm.lock"], "pip", "asgi_app_source: pdm.lock is not read"),
+        (["pyproject.toml", "pylock.toml"], "uv", "asgi_app_source: pylock.toml is not read"),
+        (["pyproject.toml", "Pipfile.lock"], "pip", "asgi_app_source: Pipfile.lock is not read"),
+        # it was made from the lock
+        (["pyproject.toml", "poetry.lock", "requirements.txt"], "uv", "requirements.txt"),
     ],
 )
 def test_dependency_file(tmp_path: Path, present: list[str], installer: str, chosen: str) -> None:
     for name in present:
         (tmp_path / name).touch()
     if ":" not in chosen:
-        assert installers.dependency_file(tmp_path, installer) == chosen
+        assert installers.dependency_file(tmp_path, installer, tmp_path) == chosen
         return
     with pytest.raises(DeployError) as caught:
-        installers.dependency_file(tmp_path, installer)
+        installers.dependency_file(tmp_path, installer, tmp_path)
     assert caught.value.message.startswith(chosen)
+
+
+@pytest.mark.parametrize("root_is_workspace", [True, False])
+def test_a_member_of_a_workspace_is_not_installed_without_its_lock(
+    tmp_path: Path, root_is_workspace: bool
+) -> None:
+    member = tmp_path / "source" / "services" / "blog"
+    member.mkdir(parents=True)
+    (member / "pyproject.toml").touch()
+    (tmp_path / "source" / "uv.lock").touch()
+    (tmp_path / "uv.lock").touch()
+    project = '[project]\nname = "all"\n' + "[tool.uv.workspace]\n" * root_is_workspace
+    (tmp_path / "source" / "pyproject.toml").write_text(project)
+    if root_is_workspace:
+        with pytest.raises(DeployError, match="uv export --package blog --output-file services/bl"):
+            installers.dependency_file(member, "uv", tmp_path / "source")
+    else:
+        assert installers.dependency_file(member, "uv", tmp_path / "source") == "pyproject.toml"
 
 
 def test_netrc_carries_each_index_with_credentials(tmp_path: Path) -> None:
