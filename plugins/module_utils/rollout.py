@@ -219,7 +219,7 @@ def recover(layout: Layout, current: state.State) -> str:
     moved = serving == new or not current.settings
     access = settings.access if moved else proxies.access_from(current.settings["proxy"])
     proxies.driver(access.provider).switch(layout, serving)
-    install_site_of(layout, serving, access.provider)
+    site_told = recover_site(layout, serving, new, access.provider) if operation.get("site") else ""
     if slots.connections(layout, idle):
         slots.settle(layout, idle, settings.settle_seconds, settings.drain_seconds)
     slots.stop(layout, idle)
@@ -268,7 +268,7 @@ def recover(layout: Layout, current: state.State) -> str:
     state.save(layout.state_file, current)
     return (
         f"a rollout of {operation['release']} that began at {operation['at']} was cut off while"
-        f" it was to {operation['step']}; {told}"
+        f" it was to {operation['step']}; {told}{site_told}"
     )
 
 
@@ -291,24 +291,41 @@ def conclude(layout: Layout) -> dict[str, Any]:
     settings = state.load(layout.state_file).settings
     try:
         provider = proxies.access_from(settings["proxy"]).provider if settings else "none"
-        return {"changed": install_site_of(layout, layout.serving_slot(), provider)}
+        site = former_site(layout, layout.serving_slot(), provider)
+        return {"changed": site is not None and sites.install(layout, site)}
     except (DeployError, OSError) as error:
         told = f"the addresses of the release before could not be removed: {error}"
         return {"changed": False, "warnings": [told]}
 
 
-def install_site_of(layout: Layout, slot: str, provider: str) -> bool:
-    """Has the proxy run with the site of a slot, and with nothing of that of the other one."""
-    site = sites.of_slot(layout, slot, provider)
-    other = sites.of_slot(layout, other_slot(slot), provider)
-    return site is not None and sites.install(layout, sites.restorable(site, other))
+def recover_site(layout: Layout, serving: str, new: str, provider: str) -> str:
+    """Has the proxy run with the site of what serves, after a run that was killed.
+
+    Args:
+        layout: The app.
+        serving: The slot that serves.
+        new: The slot that was to serve. Its site stays with the addresses of the other one: the
+            run may still be reverted.
+        provider: The proxy.
+
+    Returns:
+        What is to be told, in words.
+    """
+    try:
+        site = former_site(layout, serving, provider)
+        if site:
+            other = sites.of_slot(layout, other_slot(serving), provider)
+            sites.install(layout, sites.merged(site, other) if serving == new else site)
+    except (DeployError, OSError) as error:
+        # what serves goes on; the next deploy tells what is wrong with its site
+        return f", but the proxy is not configured for it: {error}"
+    return ""
 
 
 def former_site(layout: Layout, slot: str, provider: str) -> sites.Site | None:
-    """Returns the site of the slot that does not serve, for a way back to it."""
+    """Returns the site that a slot was rolled out with, as it can be installed today."""
     site = sites.of_slot(layout, slot, provider)
-    live = sites.of_slot(layout, other_slot(slot), provider)
-    return sites.restorable(site, live) if site else None
+    return sites.restorable(site) if site else None
 
 
 def record(layout: Layout, current: state.State, reason: str, **event: Any) -> None:
@@ -400,7 +417,8 @@ def rollout(
     previous = layout.slot_release(serving)
     provider = settings.access.provider
     live_site = sites.of_slot(layout, serving, provider)
-    site = sites.staged(layout, provider) if of_variables else live_site
+    # check mode stages none: what is there may be of a deploy that has failed
+    site = sites.staged(layout, provider) if of_variables and not check_mode else live_site
     site_changes = site_changes or (previous is not None and site != live_site)
     reasons = needed_because(layout, release, settings, force, unwritten, site_changes)
     if not reasons:
@@ -462,10 +480,10 @@ def rollout(
         result["cut_connections"] = doing.all_steps()
         result["steps"] = doing.steps
         result["proxy_gap_seconds"] = doing.gap_seconds
-        if doing.site_added and run:
+        if doing.merged and run:
             # another host of the run may fail, and this one then goes back
             result["to_conclude"] = True
-        elif doing.site_added:
+        elif doing.merged:
             result["warnings"] = conclude(layout).get("warnings", [])
     elif current.settings != recorded:
         current.settings = dict(recorded)
@@ -609,7 +627,7 @@ def undo(layout: Layout, release: str, reason: str, by: str, run: str = "") -> d
             site=former_site(layout, other, settings.access.provider),
         )
         result["cut_connections"] = back_again.all_steps()
-        if back_again.site_added:
+        if back_again.merged:
             result["warnings"] = conclude(layout).get("warnings", [])
         result.update(release=previous, slot=other, steps=back_again.steps)
     elif result["release"] != release and not served and current.status(release) != failed:
@@ -652,6 +670,8 @@ class Run:
         unwritten: As for `rollout`.
         site: What the proxy is to be configured with; None where that is not the rollout's.
         site_added: That was begun.
+        merged: The proxy has addresses that only the release before has.
+        shared_before: What the sites of the host shared before.
         switched: The proxy was turned.
         handed_over: The processes of the old slot were stopped.
         steps: The steps that were done, with the seconds that each took.
@@ -672,6 +692,8 @@ class Run:
     unwritten: Mapping[str, str] | None = None
     site: sites.Site | None = None
     site_added: bool = False
+    merged: bool = False
+    shared_before: Mapping[str, str] = field(default_factory=dict)
     switched: bool = False
     handed_over: bool = False
     gap_seconds: float = 0
@@ -689,6 +711,7 @@ class Run:
         return {
             "step": name,
             "reason": reason,
+            "site": self.site_added or name == ADD_SITE,
             "release": self.release,
             "previous": self.previous,
             "slot": self.target,
@@ -869,8 +892,10 @@ class Run:
     def add_site(self) -> None:
         """Configures the proxy for the new release; the old one keeps its addresses."""
         assert self.site is not None
-        self.site_added = True
-        sites.add(self.layout, self.site, self.live_site())
+        both = sites.merged(self.site, self.live_site())
+        self.shared_before = sites.shared_files(self.site.provider)
+        self.site_added, self.merged = True, both != self.site
+        sites.install(self.layout, both)
 
     def put_site_back(self) -> str:
         """Configures the proxy as for the old release; returns what to tell of it."""
@@ -878,7 +903,7 @@ class Run:
         if not self.site_added or live is None:
             return ""
         try:
-            sites.install(self.layout, sites.restorable(live, self.site))
+            sites.install(self.layout, sites.with_shared(live, self.shared_before))
         except (DeployError, OSError) as error:
             return f", but the proxy is not configured as before: {error}"
         return ", and the proxy is configured as before"

@@ -250,6 +250,12 @@ def changed(params: dict[str, Any], layout: Layout | None, check_mode: bool) -> 
     # on a balancer nothing is rolled out
     of_app = layout if layout and not params["balancer"] else None
     waits = bool(of_app and params["with_rollout"] and site.waits(of_app, wanted))
+    if waits and of_app and not check_mode:
+        # what the rollout is going to load
+        files = {
+            Path(path): text
+            for path, text in site.merged(wanted, site.live_site(of_app)).files.items()
+        }
     result = driver(params["provider"]).configure(
         files,
         [Path(path) for path in params["absent"]],

@@ -10,6 +10,7 @@ what it was rolled out with.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
 from ..layout import SLOTS, Layout
 from . import driver
+from .handover import SITES
+
+#: The program in a unit file.
+STARTED = re.compile(r"^ExecStart=(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -131,35 +136,38 @@ def install(layout: Layout, site: Site) -> bool:
     return bool(result["changed"])
 
 
-def add(layout: Layout, wanted: Site, live: Site | None) -> None:
-    """Installs a site beside the addresses that only the one before it has.
+def merged(wanted: Site, live: Site | None) -> Site:
+    """Returns a site that has the addresses of the live one as well."""
+    if live is None or live.provider != wanted.provider:
+        return wanted
+    files = driver(wanted.provider).with_addresses(wanted.files, live.files)
+    return replace(wanted, files=files)
 
-    Args:
-        layout: The app.
-        wanted: What the new release is rolled out with.
-        live: What the serving one was rolled out with.
 
-    Raises:
-        DeployError: As for `install`.
+def shared_files(provider: str) -> dict[str, str]:
+    """Returns the files that the sites of the host share, as they are now."""
+    texts = {str(path): read_text(path) for path in driver(provider).SHARED_FILES}
+    return {path: text for path, text in texts.items() if text is not None}
+
+
+def with_shared(site: Site, present: Mapping[str, str]) -> Site:
+    """Returns a site with other texts of the files that all sites share, and with their program."""
+    kept = {path: text for path, text in present.items() if path in site.files}
+    started = [found[1] for text in kept.values() for found in STARTED.finditer(text)]
+    return replace(
+        site, files={**site.files, **kept}, program=started[0] if started else site.program
+    )
+
+
+def restorable(site: Site) -> Site:
+    """Returns a site of a former release as it can be installed today.
+
+    The files that all sites share stay as they are where there are other sites: those may need
+    what is in them, whoever has written it.
     """
-    if live and live.provider == wanted.provider:
-        files = driver(wanted.provider).with_addresses(wanted.files, live.files)
-        wanted = replace(wanted, files=files)
-    install(layout, wanted)
-
-
-def restorable(site: Site, failed: Site | None) -> Site:
-    """Returns a site as it can be installed again, after another one.
-
-    Args:
-        site: What is to be live.
-        failed: What came with the release that is not to be live any more. Files that are shared
-            with other sites stay as they are where somebody else has changed them since.
-    """
-    files = dict(site.files)
-    for path in driver(site.provider).SHARED_FILES:
-        present, name = read_text(path), str(path)
-        came_with = failed.files.get(name) if failed else None
-        if present is not None and name in files and present != came_with:
-            files[name] = present
-    return replace(site, files=files)
+    own = {Path(path).stem for path in site.files}
+    directory = SITES.get(site.provider)
+    found = directory.iterdir() if directory and directory.is_dir() else ()
+    if all(path.stem in own for path in found):
+        return site
+    return with_shared(site, shared_files(site.provider))

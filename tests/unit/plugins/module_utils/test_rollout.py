@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -1377,8 +1378,79 @@ def test_a_killed_rollout_leaves_the_site_of_what_serves(
     deploy(host, "1-a")
     sites.record(host, site_at("new.test"), waiting=True)
     current = state.load(host.state_file)
-    current.operation = cut_off("switch the proxy", "1-a", "green")
+    current.operation = {**cut_off("switch the proxy", "1-a", "green"), "site": True}
     point(host, "green", "2-b")
     sites.write(host.slot_site("green"), site_at("new.test"))
     rollout.recover(host, current)
     assert installed[-1] == {"old.test"}
+    # once it serves, the former addresses stay: the run may still be reverted
+    current.operation = {**cut_off("confirm through the proxy", "1-a", "green"), "site": True}
+    host.switch_file.touch()
+    rollout.recover(host, current)
+    assert installed[-1] == {"old.test", "new.test"}
+
+
+def test_a_recovery_of_a_rollout_that_brought_no_site_leaves_the_proxy_alone(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    """The watch may not run the program of the proxy, and what is there may be of an operator."""
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    installed.clear()
+    current = state.load(host.state_file)
+    current.operation = {**cut_off("prove its health", "1-a", "green"), "site": False}
+    rollout.recover(host, current)
+    assert installed == []
+
+
+@pytest.mark.parametrize("error", [DeployError("undone for shop"), PermissionError("no")])
+def test_a_site_that_cannot_be_restored_does_not_keep_the_host_from_its_next_deploy(
+    host: Layout, installed: list[set[str]], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+
+    def install(*_words: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(sites, "install", install)
+    current = state.load(host.state_file)
+    current.operation = {**cut_off("switch the proxy", "1-a", "green"), "site": True}
+    told = rollout.recover(host, current)
+    assert f"but the proxy is not configured for it: {error}" in told
+    assert state.load(host.state_file).operation == {}
+    assert "could not be removed" in rollout.conclude(host)["warnings"][0]
+
+
+def test_check_mode_does_not_take_the_site_of_a_deploy_that_has_failed(
+    host: Layout, installed: list[set[str]]
+) -> None:
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    sites.record(host, site_at("failed.test"), waiting=True)
+    assert "site" not in deploy(host, "1-a", check_mode=True)["reasons"]
+    assert "site" in deploy(host, "1-a", check_mode=True, site_changes=True)["reasons"]
+
+
+def test_a_failed_rollout_restores_what_the_sites_shared_before_it(
+    host: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also what another app has written there since this one was deployed."""
+    told: list[sites.Site] = []
+    monkeypatch.setattr(sites, "install", lambda _app, site: told.append(site) or True)
+    main = tmp_path / "Caddyfile"
+    monkeypatch.setattr(caddy.Caddy, "SHARED_FILES", (main,))
+
+    def site_with(text: str) -> sites.Site:
+        found = site_at("blog.test")
+        return dataclasses.replace(found, files={**found.files, str(main): text})
+
+    sites.record(host, site_with("of the first deploy"), waiting=False)
+    deploy(host, "1-a")
+    main.write_text("of another app")
+    sites.record(host, site_with("of the second deploy"), waiting=True)
+    break_step(monkeypatch, "confirm through the proxy", refuse)
+    with pytest.raises(DeployError):
+        deploy(host, "2-b")
+    assert told[-2].files[str(main)] == "of the second deploy"
+    assert told[-1].files[str(main)] == "of another app"

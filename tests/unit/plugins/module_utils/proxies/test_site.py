@@ -49,22 +49,38 @@ def test_a_damaged_file_is_told_with_what_to_do(app: Layout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "expected"),
+    ("others", "expected"),
     [
-        # it came with the release that is not to be live any more
-        ("of the failed one", "of the live one"),
-        # somebody else has changed it since
-        ("of another app", "of another app"),
-        ("of the live one", "of the live one"),
+        # it is the app's alone
+        ([], "of the release"),
+        # the other app may need what is there, whoever has written it
+        (["shop.caddy"], "ExecStart=/opt/newer/caddy run\n"),
     ],
 )
-def test_a_shared_file_is_restored_only_where_it_came_with_the_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: str, expected: str
+def test_a_former_site_brings_no_shared_file_where_there_are_other_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str], expected: str
 ) -> None:
-    main = tmp_path / "Caddyfile"
-    main.write_text(present)
-    monkeypatch.setattr(type(driver("caddy")), "SHARED_FILES", (main,))
-    live = replace(SITE, files={**SITE.files, str(main): "of the live one"})
-    failed = replace(OTHER, files={**OTHER.files, str(main): "of the failed one"})
-    found = site.restorable(live, failed)
-    assert found == replace(live, files={**SITE.files, str(main): expected})
+    unit = tmp_path / "caddy.service"
+    unit.write_text("ExecStart=/opt/newer/caddy run\n")
+    monkeypatch.setattr(type(driver("caddy")), "SHARED_FILES", (unit,))
+    monkeypatch.setitem(site.SITES, "caddy", tmp_path / "sites")
+    (tmp_path / "sites").mkdir()
+    for name in ("blog.caddy", "blog.certificate", *others):
+        (tmp_path / "sites" / name).touch()
+    former = replace(SITE, files={**SITE.files, str(unit): "of the release"})
+    found = site.restorable(former)
+    assert found.files == {**SITE.files, str(unit): expected}
+    # the unit and its program belong together
+    assert found.program == ("/opt/newer/caddy" if others else SITE.program)
+
+
+def test_a_host_without_the_proxy_has_no_other_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(site.SITES, "caddy", tmp_path / "none")
+    assert site.restorable(SITE) == SITE
+
+
+def test_addresses_are_merged_with_those_of_the_same_proxy_only() -> None:
+    assert site.merged(OTHER, None) == OTHER
+    assert site.merged(OTHER, replace(SITE, provider="traefik")) == OTHER
