@@ -22,6 +22,16 @@ options:
     type: path
 """
 
+    RUN = r"""
+options:
+  run:
+    description:
+      - Names the run that this call belongs to. Refused where that run does not have the lock of
+        the app (module M(asgi.deploy.lock)), or where it is empty and another run has it.
+    type: str
+    default: ""
+"""
+
     ATTRIBUTES = r"""
 options: {}
 attributes:

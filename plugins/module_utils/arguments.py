@@ -21,6 +21,8 @@ APP_ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "root": {"type": "path"},
 }
+#: Of the modules that change an app, with the documentation of the fragment `app.run`.
+RUN_ARGUMENT = {"run": {"type": "str", "default": ""}}
 
 
 def layout_from(params: Mapping[str, Any]) -> Layout:

@@ -46,7 +46,7 @@ RETURN_TO_BALANCER = "return to the balancer"
 START = "start the slot"
 PROVE = "prove its health"
 ADD_SITE = "add its site to the proxy"
-PUT_BACK = "put back what served"
+REVERT = "revert to the previous release"
 HAND_OVER = "start its processes"
 DRAIN_OLD = "drain the old slot"
 STOP_OLD = "stop the old slot"
@@ -212,7 +212,7 @@ def recover(layout: Layout, current: state.State) -> str:
     idle = other_slot(serving)
     new = operation["slot"]
     # the release had failed, whatever the proxy asks
-    failed = operation["step"] == PUT_BACK and operation["previous"] is not None
+    failed = operation["step"] == REVERT and operation["previous"] is not None
     if failed and serving == new:
         serving, idle = idle, serving
     # a switch may be more than one file: it is done whole before the idle slot is stopped
@@ -233,29 +233,22 @@ def recover(layout: Layout, current: state.State) -> str:
         slots.stop(layout, serving)
         slots.forget(layout, serving)
         told = "it was the first and had not served, it was taken away"
-    elif failed:
+    elif failed or (serving == new and not written):
+        status, reason = state.GOOD, f"cut off while it was to {operation['step']}"
+        if failed:
+            status = status_of_failure(current, operation["release"], operation["previous"])
+            reason = operation["reason"]
+        else:
+            current.former_settings = current.settings
+            current.settings = operation["settings"]
         record(
             layout,
             current,
             release=operation["release"],
             previous=operation["previous"],
             slot=new,
-            status=status_of_failure(current, operation["release"], operation["previous"]),
-            reason=operation["reason"],
-            by=operation["by"],
-            run=operation.get("run", ""),
-        )
-    elif serving == new and not written:
-        current.former_settings = current.settings
-        current.settings = operation["settings"]
-        record(
-            layout,
-            current,
-            release=operation["release"],
-            previous=operation["previous"],
-            slot=serving,
-            status=state.GOOD,
-            reason=f"cut off while it was to {operation['step']}",
+            status=status,
+            reason=reason,
             by=operation["by"],
             run=operation.get("run", ""),
         )
@@ -767,7 +760,7 @@ class Run:
             try:
                 # a full disk must not keep what served from being put back
                 with contextlib.suppress(OSError):
-                    self.step(PUT_BACK, reason)
+                    self.step(REVERT, reason)
                 told = self.put_back(before)
             except Exception as second:
                 told = f"the way back failed too, look at the host: {second}"

@@ -18,6 +18,7 @@ author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
   - asgi.deploy.app
+  - asgi.deploy.app.run
   - asgi.deploy.app.attributes
 options:
   environment:
@@ -30,12 +31,6 @@ options:
     description: Secret environment variables, as O(environment).
     type: str
     required: true
-  run:
-    description:
-      - Names the run that this call belongs to. Refused where another run has locked the app
-        (module M(asgi.deploy.lock)).
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -68,6 +63,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
+    RUN_ARGUMENT,
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.environment import write
@@ -79,7 +75,7 @@ ARGUMENTS = {
     **APP_ARGUMENTS,
     # the text of an option is masked as a whole: short values would mask parts of other words
     **{name: {"type": "str", "required": True, "no_log": True} for name in CONFIGURATION_FILES},
-    "run": {"type": "str", "default": ""},
+    **RUN_ARGUMENT,
 }
 
 

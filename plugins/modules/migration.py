@@ -20,6 +20,7 @@ author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
   - asgi.deploy.app
+  - asgi.deploy.app.run
   - asgi.deploy.app.attributes
 attributes:
   diff_mode:
@@ -73,12 +74,6 @@ options:
     description: Run it although it has run.
     type: bool
     default: false
-  run:
-    description:
-      - Names the run that this call belongs to. Refused where another run has locked the app
-        (module M(asgi.deploy.lock)).
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -145,6 +140,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
+    RUN_ARGUMENT,
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
@@ -172,7 +168,7 @@ ARGUMENTS = {
     "database_url_variable": {"type": "str", "default": "DATABASE_URL"},
     "planned_database": {"type": "str", "default": ""},
     "force": {"type": "bool", "default": False},
-    "run": {"type": "str", "default": ""},
+    **RUN_ARGUMENT,
 }
 
 

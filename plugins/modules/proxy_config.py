@@ -17,6 +17,7 @@ description:
 author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
+  - asgi.deploy.app.run
   - asgi.deploy.app.attributes
 attributes:
   diff_mode:
@@ -108,12 +109,6 @@ options:
     type: list
     elements: str
     default: []
-  run:
-    description:
-      - The run that this call belongs to, see M(asgi.deploy.lock). It must have the lock of the app
-        O(name).
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -151,7 +146,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils import certificates, units
-from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
+    RUN_ARGUMENT,
+    layout_from,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
@@ -193,7 +191,7 @@ ARGUMENTS = {
     },
     "environment": {"type": "dict", "default": {}, "no_log": True},
     "secrets": {"type": "list", "elements": "str", "default": [], "no_log": True},
-    "run": {"type": "str", "default": ""},
+    **RUN_ARGUMENT,
 }
 
 

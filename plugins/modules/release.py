@@ -24,6 +24,7 @@ author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
   - asgi.deploy.app
+  - asgi.deploy.app.run
   - asgi.deploy.app.attributes
 options:
   source:
@@ -221,12 +222,6 @@ options:
         pages of all releases find them.
     type: str
     default: ""
-  run:
-    description:
-      - Names the run that this call belongs to. Refused where another run has locked the app
-        (module M(asgi.deploy.lock)).
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -275,7 +270,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.asgi.deploy.plugins.module_utils.arguments import layout_from
+from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
+    RUN_ARGUMENT,
+    layout_from,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.belongings import record
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained, clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
@@ -371,7 +369,7 @@ ARGUMENTS = {
     "credentials": {"type": "dict", "default": {}},
     "static": {"type": "dict", "default": {}},
     "static_hashed": {"type": "str", "default": ""},
-    "run": {"type": "str", "default": ""},
+    **RUN_ARGUMENT,
 }
 
 

@@ -22,6 +22,7 @@ author:
   - The asgi.deploy maintainers
 extends_documentation_fragment:
   - asgi.deploy.app
+  - asgi.deploy.app.run
   - asgi.deploy.app.attributes
 options:
   state:
@@ -62,10 +63,6 @@ options:
     description: Shortest time between two rollouts of the watch.
     type: float
     default: 60
-  run:
-    description: Names the run of a fleet; refused where another run has locked the app.
-    type: str
-    default: ""
 """
 
 EXAMPLES = r"""
@@ -93,6 +90,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.deploy.plugins.module_utils import locks
 from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
     APP_ARGUMENTS,
+    RUN_ARGUMENT,
     layout_from,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
@@ -113,7 +111,7 @@ ARGUMENTS = {
     "interval_seconds": {"type": "float", "default": 10},
     "checks": {"type": "int", "default": 3},
     "pause_seconds": {"type": "float", "default": 60},
-    "run": {"type": "str", "default": ""},
+    **RUN_ARGUMENT,
 }
 
 

@@ -435,7 +435,7 @@ def test_a_release_whose_way_back_was_cut_off_has_failed(
     if switched:
         app.switch_file.touch()
     reason = "confirm through the proxy: no answer"
-    operation = {**cut_off(rollout.PUT_BACK, "1-a", "green"), "reason": reason}
+    operation = {**cut_off(rollout.REVERT, "1-a", "green"), "reason": reason}
     current = State(operation=operation, settings=RECORDED)
     current.record(release="1-a", status=GOOD)
     told = rollout.recover(app, current)
@@ -1310,6 +1310,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     return told
 
 
+def deploy_and_stage(host: Layout) -> None:
+    """Has 1-a serve at old.test, and stages new.test."""
+    sites.record(host, site_at("old.test"), waiting=False)
+    deploy(host, "1-a")
+    sites.record(host, site_at("new.test"), waiting=True)
+
+
 def test_a_rollout_adds_its_site_and_a_good_run_removes_the_former_addresses(
     host: Layout, installed: list[set[str]]
 ) -> None:
@@ -1322,7 +1329,7 @@ def test_a_rollout_adds_its_site_and_a_good_run_removes_the_former_addresses(
     assert result["to_conclude"]
     assert installed == [{"old.test", "new.test"}]
     # the staged one again: nothing is to be done
-    assert deploy(host, "2-b", run="of a fleet")["reasons"] != ["site"]
+    assert "site" not in deploy(host, "2-b", run="of a fleet")["reasons"]
     assert rollout.conclude(host) == {"changed": True}
     assert installed[-1] == {"new.test"}
 
@@ -1345,9 +1352,7 @@ def test_a_site_alone_is_a_reason_and_without_a_run_concluded_at_once(
 def test_a_failed_rollout_restores_the_site(
     host: Layout, installed: list[set[str]], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    sites.record(host, site_at("old.test"), waiting=False)
-    deploy(host, "1-a")
-    sites.record(host, site_at("new.test"), waiting=True)
+    deploy_and_stage(host)
     break_step(monkeypatch, step, refuse)
     with pytest.raises(DeployError, match="the proxy is configured as before"):
         deploy(host, "2-b")
@@ -1358,9 +1363,7 @@ def test_a_failed_rollout_restores_the_site(
 def test_a_rollback_and_an_undo_bring_the_site_of_their_release(
     host: Layout, installed: list[set[str]]
 ) -> None:
-    sites.record(host, site_at("old.test"), waiting=False)
-    deploy(host, "1-a")
-    sites.record(host, site_at("new.test"), waiting=True)
+    deploy_and_stage(host)
     deploy(host, "2-b", run="of a fleet")
     rollout.undo(host, "2-b", "failed on web2", "ann", run="of a fleet")
     assert serving(host) == ("blue", "1-a")
@@ -1374,9 +1377,7 @@ def test_a_rollback_and_an_undo_bring_the_site_of_their_release(
 def test_a_killed_rollout_leaves_the_site_of_what_serves(
     host: Layout, installed: list[set[str]]
 ) -> None:
-    sites.record(host, site_at("old.test"), waiting=False)
-    deploy(host, "1-a")
-    sites.record(host, site_at("new.test"), waiting=True)
+    deploy_and_stage(host)
     current = state.load(host.state_file)
     current.operation = {**cut_off("switch the proxy", "1-a", "green"), "site": True}
     point(host, "green", "2-b")
