@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 import sys
 from bisect import bisect_right
@@ -325,7 +326,9 @@ def secret_values(
     files = [layout.unit_file(slot, "service") for slot in SLOTS] + [layout.migrate_unit_file]
     texts = [*units, *map(content, files)]
     paths = {*credentials, *(path for text in texts for path in CREDENTIAL.findall(text))}
+    sites = [layout.staged_site, *map(layout.slot_site, SLOTS)]
     return [
+        *(secret for path in sites for secret in site_secrets(path)),
         *(
             value
             for directory in directories
@@ -333,6 +336,14 @@ def secret_values(
         ),
         *(content(Path(path)) for path in sorted(paths)),
     ]
+
+
+def site_secrets(path: Path) -> list[str]:
+    """Returns the secrets of the proxy that a kept site names (`proxies.site.Site`)."""
+    try:
+        return list(map(str, json.loads(path.read_bytes()).get("secrets", [])))
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def content(path: Path) -> str:

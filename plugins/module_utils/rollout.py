@@ -321,6 +321,24 @@ def former_site(layout: Layout, slot: str, provider: str) -> sites.Site | None:
     return sites.restorable(site) if site else None
 
 
+def refuse_lost_site(layout: Layout, release: str, site: sites.Site) -> None:
+    """Raises where the proxy would not take up the site of a former release any more.
+
+    Another app may have one of its domains by now, or a certificate may be gone.
+
+    Raises:
+        DeployError: Why, and how to have the release all the same.
+    """
+    try:
+        sites.install(layout, site, validate_only=True)
+    except DeployError as error:
+        raise DeployError(
+            f"{release} cannot be rolled back to with the proxy's site that it had:"
+            f" {error.message}\nTo bring it back with the site of today, deploy its version again:"
+            " asgi_app_source with that version, and the variables of today."
+        ) from error
+
+
 def record(layout: Layout, current: state.State, reason: str, **event: Any) -> None:
     """Adds an event to the history, which outlives the secrets that could be in its reason."""
     current.record(**event, reason=mask_of(layout).text(reason))
@@ -441,6 +459,8 @@ def rollout(
             recorded = current.former_settings
             settings = Settings.read(recorded)
             site = former_site(layout, target, settings.access.provider)
+            if site and site != live_site:
+                refuse_lost_site(layout, release, sites.merged(site, live_site))
         # the site playbook finds it out earlier; a rollback may go back to another proxy
         own = [Path(path).stem for path in site.files] if site else []
         proxies.driver(settings.access.provider).refuse_switch(layout, own)

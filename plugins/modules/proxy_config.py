@@ -244,9 +244,12 @@ def changed(params: dict[str, Any], layout: Layout | None, check_mode: bool) -> 
         files={str(path): text for path, text in files.items()},
         absent=params["absent"],
         program=params["program"],
+        secrets=[*params["secrets"], *map(str, params["environment"].values())],
     )
     # on a balancer nothing is rolled out
     of_app = layout if layout and not params["balancer"] else None
+    if of_app:
+        site.refuse_renamed(of_app, wanted)
     waits = bool(of_app and params["with_rollout"] and site.waits(of_app, wanted))
     if waits and of_app and not check_mode:
         # what the rollout is going to load

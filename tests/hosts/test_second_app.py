@@ -51,6 +51,13 @@ NEW_CERTIFICATE = (
     " chgrp caddy key.pem && chmod 640 key.pem"
 )
 
+#: What takes the place of its own certificate, which has one name only.
+INTERNAL_CERTIFICATE = {
+    "asgi_proxy_certificate": "internal",
+    "asgi_proxy_certificate_file": "",
+    "asgi_proxy_certificate_key_file": "",
+}
+
 
 @pytest.fixture(scope="module")
 def second(one_site: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
@@ -506,17 +513,41 @@ def test_changes_of_the_proxy_for_two_apps_do_not_overlap(second: Site, one_site
 
 def test_a_domain_of_the_other_app_is_rejected(second: Site, one_site: Site) -> None:
     before = second.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy")
-    # its own certificate does not have the name either
-    given = {
-        "asgi_proxy_certificate": "internal",
-        "asgi_proxy_certificate_file": "",
-        "asgi_proxy_certificate_key_file": "",
-    }
-    rejected = second.role("proxy", expect=2, **given, asgi_proxy_redirect_domains=[DOMAIN])
+    rejected = second.role(
+        "proxy", expect=2, **INTERNAL_CERTIFICATE, asgi_proxy_redirect_domains=[DOMAIN]
+    )
     words = f"asgi_proxy_redirect_domains: {DOMAIN} belongs to the site blog too"
     assert words in rejected.unwrapped, rejected.output
     assert second.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy") == before
     assert one_site.get("/healthz")["release"] == one_site.serving()
+
+
+def test_a_rollback_to_a_domain_of_the_other_app_is_rejected_before_anything_starts(
+    second: Site, one_site: Site
+) -> None:
+    """The blog gives a domain away, which its previous release had."""
+    moving = {"asgi_proxy_redirect_domains": ["moving.test"]}
+    one_site.deploy(one_site.variant("same", "moving"), **moving)
+    one_site.deploy(one_site.variant("same", "moved"))
+    second.role("proxy", **INTERNAL_CERTIFICATE, **moving)
+    before = one_site.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy")
+    release, slot = one_site.serving(), one_site.slot()
+    rejected = one_site.play("asgi.deploy.rollback", expect=2)
+    words = "asgi_proxy_redirect_domains: moving.test belongs to the site hello-two too"
+    assert words in rejected.unwrapped, rejected.output
+    assert "deploy its version again" in rejected.unwrapped, rejected.output
+    assert (one_site.serving(), one_site.slot()) == (release, slot)
+    assert one_site.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy") == before
+    second.role("proxy")
+    one_site.play("asgi.deploy.rollback")
+    assert "moving.test" in one_site.run("cat /etc/caddy/sites/blog.caddy")
+
+
+def test_a_site_is_not_renamed_while_it_is_live(one_site: Site) -> None:
+    before = one_site.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy")
+    rejected = one_site.role("proxy", expect=2, asgi_proxy_site="www")
+    assert "Write asgi_proxy_site: blog" in rejected.unwrapped, rejected.output
+    assert one_site.run("ls -R /etc/caddy; cat /etc/caddy/sites/*.caddy") == before
 
 
 def served_certificate(site: Site) -> str:

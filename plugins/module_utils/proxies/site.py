@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..errors import DeployError
@@ -34,12 +34,20 @@ class Site:
         files: Text of each file, by its path.
         absent: Files that are not to be there.
         program: Path of the proxy's program.
+        secrets: Texts in the files that are never shown.
     """
 
     provider: str
     files: Mapping[str, str]
     absent: Sequence[str]
     program: str
+    secrets: Sequence[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        """Of its own files; there is one name, and none where nothing is configured."""
+        directory = SITES.get(self.provider)
+        return {Path(path).stem for path in self.files if Path(path).parent == directory}
 
 
 def read(path: Path) -> Site | None:
@@ -99,6 +107,27 @@ def live_site(layout: Layout) -> Site | None:
     return read(layout.slot_site(slot)) if layout.slot_release(slot) else None
 
 
+def refuse_renamed(layout: Layout, wanted: Site) -> None:
+    """Raises where the live release has its site under another name.
+
+    Both files would be there, for the same addresses.
+
+    Raises:
+        DeployError: Which name to write, and how to get to another one.
+    """
+    live = live_site(layout)
+    if live is None or live.provider != wanted.provider or not (live.names and wanted.names):
+        return
+    if live.names != wanted.names:
+        former, name = min(live.names), min(wanted.names)
+        raise DeployError(
+            f"asgi_proxy_site: {name!r} is not the site of the live release, {former!r}, and a site"
+            f" cannot be renamed while it is live. Write asgi_proxy_site: {former}. To rename it,"
+            f" remove {former} first (the role proxy with tasks_from: remove) and deploy again;"
+            " until then the app cannot be reached. Nothing was changed."
+        )
+
+
 def record(layout: Layout, wanted: Site, waiting: bool) -> None:
     """Writes down what the next rollout takes, and what serves already.
 
@@ -118,8 +147,13 @@ def record(layout: Layout, wanted: Site, waiting: bool) -> None:
         write(layout.slot_site(slot), wanted)
 
 
-def install(layout: Layout, site: Site) -> bool:
+def install(layout: Layout, site: Site, validate_only: bool = False) -> bool:
     """Has the proxy run with a site.
+
+    Args:
+        layout: The app.
+        site: All its files.
+        validate_only: Have the proxy read a candidate, and change nothing.
 
     Returns:
         Whether it had to change.
@@ -130,7 +164,7 @@ def install(layout: Layout, site: Site) -> bool:
     result = driver(site.provider).configure(
         {Path(path): text for path, text in site.files.items()},
         [Path(path) for path in site.absent],
-        {"program": site.program, "layout": layout},
+        {"program": site.program, "layout": layout, "validate_only": validate_only},
         check_mode=False,
     )
     return bool(result["changed"])

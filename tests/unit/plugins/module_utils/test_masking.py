@@ -12,12 +12,14 @@ import shlex
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.masking import MASK, Mask, mask_of
+from ansible_collections.asgi.deploy.plugins.module_utils.proxies.site import Site, write
 from ansible_collections.asgi.deploy.plugins.module_utils.units import environment_file
 
 PASSWORD = "S3cr'et\"P@ss w0rd/&é+%\u20ac\\end"
@@ -229,6 +231,17 @@ def test_the_secrets_of_an_app_are_those_of_all_its_slots(app: Layout, tmp_path:
     ):
         assert mask.text(f"<{secret}>") in (f"<{MASK}>", f'<{MASK}">')
     assert mask.text("shown-anyhow") == "shown-anyhow"
+
+
+def test_the_secrets_of_the_proxy_are_masked_in_what_a_rollout_tells(app: Layout) -> None:
+    """A key of an ACME account, which Caddy may repeat where it rejects its file."""
+    for path, secret in ((app.staged_site, "next-mac-key"), (app.slot_site("blue"), "mac-key-one")):
+        kept = Site("caddy", {"/etc/caddy/sites/blog.caddy": secret}, [], "/usr/bin/caddy")
+        write(path, replace(kept, secrets=[secret]))
+    damaged = app.slot_site("green")
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    assert mask_of(app).text("<next-mac-key> <mac-key-one>") == f"<{MASK}> <{MASK}>"
 
 
 def test_a_file_that_cannot_be_compared_is_left_out(app: Layout, tmp_path: Path) -> None:

@@ -1302,7 +1302,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """The domains of each site that Caddy was configured with."""
     told: list[set[str]] = []
 
-    def install(_app: Layout, site: sites.Site) -> bool:
+    def install(_app: Layout, site: sites.Site, validate_only: bool = False) -> bool:
+        if validate_only:
+            return True
         told.append({domain for domain, _path in caddy.addresses(site.files[SITE_FILE])})
         return True
 
@@ -1374,6 +1376,31 @@ def test_a_rollback_and_an_undo_bring_the_site_of_their_release(
     assert installed[-1] == {"old.test"}
 
 
+def test_a_rollback_whose_site_is_not_taken_up_any_more_is_rejected_before_anything_starts(
+    host: Layout, installed: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The domain may be another app's by now."""
+    deploy_and_stage(host)
+    deploy(host, "2-b")
+    validated: list[set[str]] = []
+
+    def install(_app: Layout, site: sites.Site, validate_only: bool = False) -> bool:
+        assert validate_only
+        validated.append({domain for domain, _path in caddy.addresses(site.files[SITE_FILE])})
+        raise DeployError("old.test belongs to the site shop too. Nothing was changed.")
+
+    monkeypatch.setattr(sites, "install", install)
+    for check_mode in (True, False):
+        with pytest.raises(DeployError, match="belongs to the site shop too") as rejected:
+            deploy(host, "1-a", leave=True, check_mode=check_mode)
+        assert "1-a cannot be rolled back to" in str(rejected.value)
+        assert "deploy its version again" in str(rejected.value)
+    assert validated == [{"old.test", "new.test"}] * 2
+    found = state.load(host.state_file)
+    assert found.operation == {}
+    assert [event["status"] for event in found.history] == [GOOD, GOOD]
+
+
 def test_a_killed_rollout_leaves_the_site_of_what_serves(
     host: Layout, installed: list[set[str]]
 ) -> None:
@@ -1411,7 +1438,7 @@ def test_a_site_that_cannot_be_restored_does_not_keep_the_host_from_its_next_dep
     sites.record(host, site_at("old.test"), waiting=False)
     deploy(host, "1-a")
 
-    def install(*_words: Any) -> bool:
+    def install(*_words: Any, **_options: Any) -> bool:
         raise error
 
     monkeypatch.setattr(sites, "install", install)

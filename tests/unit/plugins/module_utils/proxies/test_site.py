@@ -42,6 +42,22 @@ def test_a_site_that_is_taken_away_is_forgotten_with_its_proxy_only(app: Layout)
     assert (site.live_site(app), site.staged(app, "caddy")) == (None, None)
 
 
+def test_a_site_is_not_renamed_while_it_is_live(app: Layout) -> None:
+    """The former file would stay beside it, or a revert would leave both."""
+    renamed = replace(SITE, files={"/etc/caddy/sites/www.caddy": "one"})
+    site.refuse_renamed(app, renamed)
+    link_atomic(app.slot_link("blue"), "../releases/1-a")
+    site.record(app, SITE, waiting=False)
+    with pytest.raises(DeployError, match=r"asgi_proxy_site: 'www'.* Write asgi_proxy_site: blog"):
+        site.refuse_renamed(app, renamed)
+    moved = replace(SITE, provider="traefik", files={"/etc/traefik/sites/www.json": "{}"})
+    for allowed in (OTHER, moved, replace(renamed, files={})):
+        site.refuse_renamed(app, allowed)
+    # once it was taken away nothing is live under the former name
+    site.record(app, replace(SITE, files={}), waiting=False)
+    site.refuse_renamed(app, renamed)
+
+
 def test_a_damaged_file_is_told_with_what_to_do(app: Layout) -> None:
     app.staged_site.write_text("{")
     with pytest.raises(DeployError, match="remove it and deploy again"):

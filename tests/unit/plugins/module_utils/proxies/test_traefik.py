@@ -222,7 +222,8 @@ def test_the_log_of_the_candidate_is_no_file_that_its_user_could_replace(
     directory.mkdir()
     (directory / "log").symlink_to(victim)
     program = tmp_path / "traefik"
-    program.write_text("#!/bin/sh\necho 'error: one' >&2\necho 'error: two'\nexit 3\n")
+    # in one write: it is killed as soon as its first error is read
+    program.write_text("#!/bin/sh\nprintf 'error: one\\nerror: two\\n'\nexit 3\n")
     program.chmod(0o755)
 
     @contextlib.contextmanager
