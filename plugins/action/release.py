@@ -128,8 +128,8 @@ def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, st
     scratch = Path(tempfile.mkdtemp(prefix="asgi-release-", dir=C.DEFAULT_LOCAL_TMP))
     if source.get("path"):
         path = Path(source["path"]).expanduser()
-        exclude = source.get("exclude") or []
-        return directory_plan(path, exclude, scratch, build, directory)
+        exclude, include = source.get("exclude") or [], source.get("include") or []
+        return directory_plan(path, scratch, build, directory, exclude, include)
     if source.get("archive"):
         unpacked = archives.unpack(obtain("archive", source, scratch), scratch / "source")
         origin = hide_credentials(source["archive"])

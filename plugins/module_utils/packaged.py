@@ -10,6 +10,7 @@ built, named and kept as any other source.
 from __future__ import annotations
 
 import re
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def package_plan(
     found = entries(root, listed=tree(root))
     digest = content_digest(found)
     archive = scratch / f"{digest}.tar.gz"
-    pack(root, found, archive)
+    pack(root, found, archive, time.time())
     decided = plan(release_id(version, digest, build), version, digest, "", told, str(archive))
     return decided if source.get("lock") else {**decided, "note": NOT_LOCKED}
 

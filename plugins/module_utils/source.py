@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,8 @@ from .errors import DeployError
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
 DIGEST_LENGTH = 12
+#: What a file begins with that only stands for one.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 GIT_TIMEOUT_SECONDS = 600
 #: The first one that reads GIT_CONFIG_GLOBAL; those before 2.31 ignore GIT_CONFIG_COUNT, too.
 MINIMUM_GIT = "2.32"
@@ -86,10 +89,23 @@ class GitAccess:
     ca_file: str = ""
 
 
-def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess()) -> str:
+def git(
+    arguments: Sequence[str],
+    directory: Path,
+    access: GitAccess = GitAccess(),
+    given: str = "",
+    good: Sequence[int] = (0,),
+) -> str:
     """Runs git and returns its output; it never asks for a password.
 
     Neither hooks nor a monitor of the file system run: a repository may be of others.
+
+    Args:
+        arguments: Words after `git`.
+        directory: Where it runs.
+        access: How it reaches a repository.
+        given: Its standard input, on the controller.
+        good: Exit statuses that are no failure, on the controller.
 
     Raises:
         DeployError: git is missing, too old or failed.
@@ -118,7 +134,7 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
                     "LC_ALL": "C",
                     **git_configuration(settings, int(os.environ.get(GIT_COUNT) or 0)),
                 },
-                stdin=subprocess.DEVNULL,
+                input=given.encode(errors="surrogateescape"),
                 capture_output=True,
                 timeout=GIT_TIMEOUT_SECONDS,
                 check=False,
@@ -126,7 +142,7 @@ def git(arguments: Sequence[str], directory: Path, access: GitAccess = GitAccess
         except subprocess.TimeoutExpired as error:
             command = git_command(arguments)
             raise DeployError(f"git {command} took over {GIT_TIMEOUT_SECONDS} s") from error
-    if done.returncode != 0:
+    if done.returncode not in good:
         raise git_failure(arguments, directory, done.stderr.decode(errors="replace"))
     output: bytes = done.stdout
     return output.decode(errors="surrogateescape")
@@ -277,9 +293,61 @@ def candidates(source: Path) -> Iterator[str]:
             yield name
 
 
+def matching(patterns: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """Returns the paths that patterns match as in a .gitignore file, each with its pattern.
+
+    Args:
+        patterns: As in a .gitignore file in the directory of the source; the last one decides.
+        names: Relative paths of files.
+    """
+    if not patterns or not names:
+        return {}
+    # in an empty directory: in that of the source git would read its .gitignore files too
+    with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as scratch:
+        empty = Path(scratch)
+        git(["init", "--quiet", "."], empty)
+        with (empty / ".git" / "config").open("a", encoding="utf-8") as file:
+            file.write(f"[core]\n\texcludesFile = {os.devnull}\n")
+        rules = empty / ".git" / "info" / "exclude"
+        rules.parent.mkdir(exist_ok=True)
+        rules.write_text("".join(f"{one}\n" for one in patterns), encoding="utf-8")
+        told = git(
+            ["check-ignore", "--no-index", "--verbose", "--stdin", "-z"],
+            empty,
+            given="\0".join(names),
+            # nothing matches
+            good=(0, 1),
+        )
+    # of each path: file and line of the pattern, the pattern, the path
+    words = told.split("\0")
+    found = zip(words[2::4], words[3::4], strict=True)
+    return {name: pattern for pattern, name in found if not pattern.startswith("!")}
+
+
+def included(source: Path, patterns: Sequence[str]) -> set[str]:
+    """Returns the paths of files that are deployed whatever .gitignore files say.
+
+    Raises:
+        DeployError: A pattern matches nothing; what it stands for was not built.
+    """
+    names = sorted(tree(source)) if patterns else []
+    found = matching(patterns, names)
+    for pattern in patterns:
+        if pattern.startswith(("!", "#")) or pattern in found.values():
+            continue
+        # a later pattern may match the same paths
+        if not matching([pattern], names):
+            raise DeployError(
+                f"asgi_app_source.include: {pattern!r} matches no file in {source}; build what it"
+                " stands for before the deploy, or correct it (a pattern as in a .gitignore file)"
+            )
+    return set(found)
+
+
 def tree(source: Path) -> Iterator[str]:
     """Yields the relative paths of all that a directory has, whatever .gitignore files say."""
     for directory, folders, files in os.walk(source):
+        folders[:] = [name for name in folders if not ignored_by_rule(PurePosixPath(name))]
         for name in (*folders, *files):
             path = Path(directory, name)
             if path.is_symlink() or not path.is_dir():
@@ -287,20 +355,25 @@ def tree(source: Path) -> Iterator[str]:
 
 
 def entries(
-    source: Path, exclude: Sequence[str] = (), listed: Iterable[str] | None = None
+    source: Path,
+    exclude: Sequence[str] = (),
+    listed: Iterable[str] | None = None,
+    include: Sequence[str] = (),
 ) -> list[Entry]:
     """Lists what belongs to a source directory, sorted by path.
 
     Left out: version control, caches, virtual environments (a directory with a pyvenv.cfg),
-    what .gitignore files name, and what `exclude` names.
+    what .gitignore files name unless `include` names it, and what `exclude` names.
 
     Args:
         source: The directory.
-        exclude: More patterns, as PurePath.match takes them.
+        exclude: More patterns, as in a .gitignore file in the directory.
         listed: Relative paths to choose from in place of what .gitignore files leave in.
+        include: Patterns for what is taken although .gitignore files name it.
 
     Raises:
-        DeployError: No such directory, nothing in it, or a name that is not UTF-8.
+        DeployError: No such directory, nothing in it, a file that Git LFS has not fetched, a name
+            that is not UTF-8, or a pattern of `include` that matches nothing.
     """
     if not source.is_dir():
         raise DeployError(f"asgi_app_source.path: there is no directory {source}")
@@ -317,12 +390,11 @@ def entries(
                 return True
         return False
 
-    for name in set(candidates(source) if listed is None else listed):
+    names = set(candidates(source) if listed is None else listed) | included(source, include)
+    for name in names - matching(exclude, sorted(names)).keys():
         relative = PurePosixPath(name)
         path = source / name
         if ignored_by_rule(relative) or in_environment(path):
-            continue
-        if any(relative.match(pattern) for pattern in exclude):
             continue
         try:
             name.encode("utf-8")
@@ -332,12 +404,37 @@ def entries(
             found.append(Entry(name, "link", str(path.readlink())))
         elif path.is_file():
             with path.open("rb") as file:
+                if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+                    raise pointer_of_lfs(path)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             executable = path.stat().st_mode & 0o100
             found.append(Entry(name, "executable" if executable else "file", digest))
     if not found:
         raise DeployError(f"asgi_app_source.path: no file to deploy in {source}")
     return sorted(found, key=lambda entry: entry.path)
+
+
+def pointer_of_lfs(path: Path) -> DeployError:
+    """Returns the error for a file that Git LFS has not fetched."""
+    return DeployError(
+        f"asgi_app_source: {path} is a pointer of Git LFS in place of the file. Install git-lfs on"
+        " the controller (git lfs install), and fetch the files of a working directory (git lfs"
+        " pull); with checkout: host they cannot be fetched, write checkout: controller"
+    )
+
+
+def refuse_pointers(directory: Path) -> None:
+    """Raises where Git LFS would have to fetch a file, which it does not do on a host.
+
+    Nothing but git has written to the directory yet.
+    """
+    for name in tree(directory):
+        path = directory / name
+        if path.is_symlink():
+            continue
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise pointer_of_lfs(Path(name))
 
 
 def content_digest(found: Sequence[Entry]) -> str:
@@ -348,8 +445,16 @@ def content_digest(found: Sequence[Entry]) -> str:
     return digest.hexdigest()
 
 
-def pack(source: Path, found: Sequence[Entry], archive: Path) -> None:
-    """Writes the entries to a gzipped tar archive without times, owners or umask."""
+def pack(source: Path, found: Sequence[Entry], archive: Path, planned_at: float) -> None:
+    """Writes the entries to a gzipped tar archive without owners or umask.
+
+    Args:
+        source: The directory.
+        found: What belongs to it.
+        archive: Where it is written.
+        planned_at: Time of all files, in seconds since 1970. It is later than whatever was done
+            with a former release, so that ETags differ, and copies of a former file are older.
+    """
     with (
         archive.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as zipped,
@@ -357,6 +462,7 @@ def pack(source: Path, found: Sequence[Entry], archive: Path) -> None:
     ):
         for entry in found:
             member = tarfile.TarInfo(entry.path)
+            member.mtime = int(planned_at)
             if entry.kind == "link":
                 member.type = tarfile.SYMTYPE
                 member.linkname = entry.digest
@@ -421,6 +527,8 @@ def checkout(
     if (target / ".gitmodules").exists():
         submodules = ["submodule", "--quiet", "update", "--init", "--recursive"]
         git(submodules, target, access)
+    if access.steps is not None:
+        refuse_pointers(target)
 
 
 def project_version(source: Path) -> str:
@@ -468,18 +576,24 @@ def plan(
 
 
 def directory_plan(
-    source: Path, exclude: Sequence[str], scratch: Path, build: Mapping[str, Any], directory: str
+    source: Path,
+    scratch: Path,
+    build: Mapping[str, Any],
+    directory: str,
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
 ) -> dict[str, str]:
     """Plans a release of a directory on this machine and packs it.
 
     Args:
         source: The directory.
-        exclude: Patterns to leave out.
         scratch: Where the archive is written.
         build: How it will be built (BuildSettings.identity).
         directory: Folder inside the source with the project.
+        exclude: Patterns to leave out.
+        include: Patterns to take although .gitignore files name it.
     """
-    found = entries(source, exclude)
+    found = entries(source, exclude, include=include)
     return packed_plan(source, found, scratch, build, directory, "path")
 
 
@@ -511,7 +625,7 @@ def packed_plan(
     digest = content_digest(found)
     version = project_version(source / directory)
     archive = scratch / f"{digest}.tar.gz"
-    pack(source, found, archive)
+    pack(source, found, archive, time.time())
     return plan(release_id(version, digest, build), version, digest, "", origin, str(archive))
 
 
@@ -529,7 +643,7 @@ def git_plan(
     checkout(url, commit, tree, access)
     found = entries(tree)
     archive = scratch / f"{commit}.tar.gz"
-    pack(tree, found, archive)
+    pack(tree, found, archive, time.time())
     readable = project_version(tree / directory)
     return plan(
         release_id(readable, commit, build),

@@ -60,7 +60,7 @@ COMPANIONS = {"requirements", "lock", "files"}
 SHELL = re.compile(r"[|;&<>`]")
 #: What can be written beside each.
 SOURCE_KEYS = {
-    "path": {"path", "exclude"},
+    "path": {"path", "include", "exclude"},
     "git": {"git", "version", "checkout", "username", "password"},
     "archive": {"archive", "checksum", "username", "password"},
     "wheel": {"wheel", "checksum", "username", "password", *COMPANIONS},
@@ -273,6 +273,8 @@ def source_problems(source: Any) -> list[str]:
             problems.append("asgi_app_source.version: write a tag, a branch or a commit")
         if source.get("checkout", "controller") not in ("controller", "host"):
             problems.append("asgi_app_source.checkout: write controller or host")
+    if kind == "path":
+        problems += pattern_problems(source)
     if kind in ("archive", "wheel"):
         problems += download_problems(source, kind)
     if kind == "index":
@@ -280,6 +282,20 @@ def source_problems(source: Any) -> list[str]:
     if kind in ("wheel", "index"):
         problems += companion_problems(source)
     return problems
+
+
+def pattern_problems(source: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with patterns for the files of a directory."""
+    return [
+        f"asgi_app_source.{key}: write a list of patterns as in a .gitignore file, for example"
+        " [dist/, '*.mo']"
+        for key in ("include", "exclude")
+        if isinstance(source.get(key) or [], str)
+        or not all(
+            isinstance(one, str) and re.fullmatch(r"\S|\S.*\S", one)
+            for one in source.get(key) or []
+        )
+    ]
 
 
 def carries_credentials(url: str) -> bool:

@@ -38,8 +38,17 @@ options:
           - A directory on the controller. What its C(.gitignore) files name, version control,
             caches and virtual environments are left out.
         type: path
+      include:
+        description:
+          - Patterns as in a C(.gitignore) file, for files of O(source.path) that are taken although
+            its C(.gitignore) files name them; one that matches nothing is an error.
+        type: list
+        elements: str
+        default: []
       exclude:
-        description: More patterns to leave out of O(source.path).
+        description: >-
+          Patterns as in a C(.gitignore) file, for more to leave out of O(source.path). They come
+          after O(source.include).
         type: list
         elements: str
         default: []
@@ -314,6 +323,7 @@ INDEX_OPTIONS = {
 }
 SOURCE_OPTIONS = {
     "path": {"type": "path"},
+    "include": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
     "git": {"type": "str"},
     "version": {"type": "str"},

@@ -81,7 +81,7 @@ def test_an_archive_is_what_a_directory_would_be(
     for name, content in FILES.items():
         (plain / name).parent.mkdir(parents=True, exist_ok=True)
         (plain / name).write_text(content)
-    same = source.directory_plan(plain, [], tmp_path, {}, ".")
+    same = source.directory_plan(plain, tmp_path, {}, ".")
     assert plan == {**same, "source": "a.tar.gz"}
     assert plan["version"] == "1.4.2"
 

@@ -141,7 +141,7 @@ def test_what_is_not_content_does_not_change_the_digest(
     assert digest(one) == digest(two)
     packed = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
     for root, archive in zip((one, two), packed, strict=True):
-        source.pack(root, source.entries(root), archive)
+        source.pack(root, source.entries(root), archive, planned_at=1e9)
     assert packed[0].read_bytes() == packed[1].read_bytes()
 
 
@@ -247,9 +247,103 @@ def test_a_deleted_file_is_left_out_although_git_still_lists_it(tmp_path: Path) 
     assert "blog/main.py" not in names(source.entries(root))
 
 
-def test_exclude_leaves_out_more(tmp_path: Path) -> None:
-    root = write(tmp_path / "app", {**FILES, "tests/test_x.py": "x", "notes.md": "x"})
-    assert names(source.entries(root, ["*.md", "tests/*"])) == sorted(FILES)
+MORE = {
+    **dict.fromkeys(("data/a.csv", "data/sub/b.csv", "blog/data/c.csv", "mydata/d.csv"), "x"),
+    **dict.fromkeys(("tests/test_x.py", "docs/a/b.rst", "notes.md", "blog/keep.md"), "x"),
+}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left_out"),
+    [
+        (["data"], {"data/a.csv", "data/sub/b.csv", "blog/data/c.csv"}),
+        (["/data/"], {"data/a.csv", "data/sub/b.csv"}),
+        (["tests/", "docs/**"], {"tests/test_x.py", "docs/a/b.rst"}),
+        (["*.md", "!keep.md"], {"notes.md"}),
+        (["data/*.csv"], {"data/a.csv"}),
+        # a folder in a pattern is none where there is only a file
+        (["notes.md/"], set()),
+        (["# all"], set()),
+    ],
+)
+@pytest.mark.parametrize("tracked", [True, False])
+def test_exclude_leaves_out_as_a_gitignore_file_does(
+    tmp_path: Path, patterns: list[str], left_out: set[str], tracked: bool
+) -> None:
+    files = {**FILES, **MORE}
+    root = (repository if tracked else write)(tmp_path / "app", files)
+    found = names(source.entries(root, patterns))
+    assert found == sorted(files.keys() - left_out)
+    assert found
+
+
+def test_a_users_own_excludes_leave_out_nothing(tmp_path: Path) -> None:
+    root = write(tmp_path / "app", {**FILES, "notes.md": "x"})
+    (tmp_path / "mine").write_text("*.py\n")
+    git(tmp_path, "config", "--global", "core.excludesFile", str(tmp_path / "mine"))
+    assert names(source.entries(root, ["*.md"])) == sorted(FILES)
+
+
+BUILT = {
+    ".gitignore": "dist/\n*.mo\n.env\n",
+    "dist/index.html": "x",
+    "dist/assets/app.js": "x",
+    "blog/locale/de.mo": "x",
+    ".env": "SECRET=x",
+}
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_include_takes_what_was_built_and_is_ignored(tmp_path: Path, tracked: bool) -> None:
+    root = write(tmp_path / "app", BUILT)
+    # a virtual environment and caches are never taken
+    write(root, {"dist/venv/pyvenv.cfg": "", "dist/venv/x.py": "", "dist/__pycache__/a.mo": ""})
+    (repository if tracked else write)(root, FILES)
+    ignored = {".gitignore", *FILES}
+    assert set(names(source.entries(root))) == ignored
+    built = {"dist/index.html", "dist/assets/app.js"}
+    assert set(names(source.entries(root, include=["dist/"]))) == ignored | built
+    found = names(source.entries(root, ["assets"], include=["/dist", "*.mo"]))
+    assert set(found) == {*ignored, "dist/index.html", "blog/locale/de.mo"}
+
+
+@pytest.mark.parametrize("patterns", [["dist/"], ["*.mo", "dist/"], ["!x", "dist/"]])
+def test_what_is_to_be_included_and_was_not_built_is_named(
+    tmp_path: Path, patterns: list[str]
+) -> None:
+    root = write(tmp_path / "app", {**FILES, "blog/de.mo": "x", "dist": "a file"})
+    with pytest.raises(DeployError, match=r"include: 'dist/' matches no file.*before the deploy"):
+        source.entries(root, include=patterns)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+#: How the files of a repository are read: repository, an empty directory, steps of a build.
+READINGS: dict[str, Callable[[Path, Path, Contained], object]] = {
+    "directory": lambda root, _empty, _steps: source.entries(root),
+    "checkout: controller": lambda root, empty, _steps: git_plan(f"file://{root}", "main", empty),
+    "checkout: host": lambda root, empty, steps: source.checkout(
+        f"file://{root}", git(root, "rev-parse", "main"), empty, source.GitAccess(steps=steps)
+    ),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_pointer_of_git_lfs_is_named(
+    tmp_path: Path, uncontained: Contained, reading: str
+) -> None:
+    root = repository(tmp_path / "app", {**FILES, "model.bin": POINTER})
+    with pytest.raises(DeployError, match=r"model\.bin is a pointer of Git LFS"):
+        READINGS[reading](root, tmp_path / "empty", uncontained)
+
+
+def test_what_is_said_about_git_lfs_is_no_pointer(tmp_path: Path) -> None:
+    files = {**FILES, "notes.md": f"A pointer is\n{POINTER}", "empty": ""}
+    root = write(tmp_path / "app", files)
+    (root / "link").symlink_to("nowhere")
+    source.refuse_pointers(root)
+    assert set(names(source.entries(root))) == {*files, "link"}
 
 
 def test_a_relative_path_is_one_of_the_working_directory(
@@ -279,7 +373,7 @@ def test_a_hook_of_git_may_run_the_deploy(
         hook.setenv("GIT_DIR", str(pushed / ".git"))
         hook.setenv("GIT_INDEX_FILE", str(pushed / ".git" / "index"))
         if planned == "path":
-            plan = source.directory_plan(root, [], tmp_path, {}, ".")
+            plan = source.directory_plan(root, tmp_path, {}, ".")
         else:
             plan = git_plan(f"file://{root}", "main", tmp_path / "scratch")
     with tarfile.open(plan["archive"]) as tar:
@@ -352,7 +446,7 @@ def test_the_archive_holds_what_was_listed_and_nothing_of_the_machine(tmp_path: 
     (root / "scripts/run.sh").chmod(0o750)
     (root / "link").symlink_to("blog/main.py")
     found = source.entries(root)
-    source.pack(root, found, tmp_path / "x.tar.gz")
+    source.pack(root, found, tmp_path / "x.tar.gz", planned_at=1e9 + 0.5)
     with tarfile.open(tmp_path / "x.tar.gz") as tar:
         members = tar.getmembers()
         content = tar.extractfile("blog/main.py")
@@ -362,7 +456,9 @@ def test_the_archive_holds_what_was_listed_and_nothing_of_the_machine(tmp_path: 
     modes = {member.name: member.mode for member in members if not member.issym()}
     assert modes.pop("scripts/run.sh") == 0o755
     assert set(modes.values()) == {0o644}
-    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", 0)}
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {
+        (0, 0, "", "", 1_000_000_000)
+    }
     assert [(m.name, m.linkname) for m in members if m.issym()] == [("link", "blog/main.py")]
 
 
@@ -692,7 +788,7 @@ def test_hide_credentials(text: str, shown: str) -> None:
 
 def test_a_directory_is_planned_and_packed(tmp_path: Path) -> None:
     root = write(tmp_path / "app", FILES)
-    plan = source.directory_plan(root, [], tmp_path, {"installer": "uv"}, ".")
+    plan = source.directory_plan(root, tmp_path, {"installer": "uv"}, ".")
     assert plan["version"] == "1.4.2"
     assert plan["release"].startswith("1.4.2-")
     assert plan["digest"] == digest(root)
