@@ -53,7 +53,11 @@ LAB = (
     *("examples/", "pyproject.toml", "uv.lock", "tests/load/"),
     *(f"tools/{name}" for name in ("bootstrap", "collection", "lab", "programs", "steps")),
 )
-HOSTS = (*LAB, "tests/conftest.py", "tests/hosts/conftest.py", "tests/hosts/sites.py")
+HOSTS = (
+    *LAB,
+    "tests/conftest.py",
+    *(f"tests/hosts/{name}.py" for name in ("conftest", "sites", "repositories")),
+)
 
 COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 SKIPPED = re.compile(r"^SKIPPED \[(\d+)\] (?:\S+:\d+: |\S+ )?(.*)$", re.MULTILINE)
@@ -286,6 +290,7 @@ def tier_2(prefix: str) -> Iterator[Step]:
     yield step("killed", ("lock", "killed"), "killed-web12")
     yield step("fleet", ("fleet",), "fleet-fleet")
     yield step("rollout", ("rollout",), "rollout-web12", "--host=web12", *FULL_LOAD)
+    yield step("repositories", ("repositories",), "repositories-web12", "--host=web12")
     yield step("traefik", ("traefik",), "traefik-traefik")
     yield step("certificates", ("certificates",), "certificates-certificates")
     yield step("balancer", ("balancer",), "balancer-balancer", *FLEET_LOAD)
