@@ -19,6 +19,22 @@ from .listeners import Listener
 
 READ_BYTES = 1_000_000
 SHOWN_BODY_CHARACTERS = 300
+#: An app that has started says the same of a wrong question however long it is asked.
+FINAL_SECONDS = 5
+#: Errors of the client that may pass: Request Timeout, Too Early, Too Many Requests.
+PASSING = (408, 425, 429)
+#: What is to be set for a final status.
+ADVICE = {
+    400: "the app may not know the Host {host}: set asgi_service_health_host, or add it to what the"
+    " app allows",
+    401: "the path needs a login: set asgi_service_health_path to one that needs none, or accept it"
+    " with asgi_service_health_statuses",
+    403: "the app does not allow the path, or the Host {host}: set asgi_service_health_path or"
+    " asgi_service_health_host",
+    404: "the app has no such path: set asgi_service_health_path to one that it has",
+    405: "the path does not answer GET: set asgi_service_health_path to one that does",
+}
+OTHER_ADVICE = "set asgi_service_health_path, or accept it with asgi_service_health_statuses"
 
 
 @dataclass(frozen=True)
@@ -53,12 +69,41 @@ class Answer:
         text: What was answered, in a few words.
         slot: The slot that the proxy says it asked, if it says so.
         timed_out: Nobody answered within the time for one question.
+        status: Status of the answer; 0 where there was none.
     """
 
     healthy: bool
     text: str
     slot: str = ""
     timed_out: bool = False
+    status: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """The app has started, and does not accept the question."""
+        return not self.healthy and 400 <= self.status < 500 and self.status not in PASSING
+
+    def advice(self, check: HealthCheck) -> str:
+        """Says which variable to set, where the question is wrong; empty where it may not be."""
+        if not self.is_final:
+            return ""
+        return f"; {ADVICE.get(self.status, OTHER_ADVICE).format(host=check.host)}"
+
+
+@dataclass
+class Patience:
+    """For how long an instance has given the same final answer."""
+
+    status: int = 0
+    since: float = 0
+
+    def is_over(self, answer: Answer, now: float) -> bool:
+        """Takes the next answer, at a time in seconds; says whether to wait no longer."""
+        if not answer.is_final:
+            self.status = 0
+        elif answer.status != self.status:
+            self.status, self.since = answer.status, now
+        return answer.is_final and now - self.since >= FINAL_SECONDS
 
 
 class SocketConnection(http.client.HTTPConnection):
@@ -91,12 +136,15 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
     """
     connection = SocketConnection(connect, check.host)
     try:
-        # an app behind TLS may redirect what it believes to be plain HTTP
+        # those that the proxy sets: an app behind TLS may redirect what it believes to be plain
+        # HTTP, and one that reads the address of its client has none on a unix socket
         connection.request(
             "GET",
             check.path,
             headers={
                 "User-Agent": "asgi.deploy",
+                "X-Forwarded-For": "127.0.0.1",
+                "X-Forwarded-Host": check.host,
                 "X-Forwarded-Proto": "https",
                 "Connection": "close",
             },
@@ -118,11 +166,13 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
     if len(shown) > SHOWN_BODY_CHARACTERS:
         # the dots also say that the last word may be half of a secret (masking)
         shown = f"{shown[:SHOWN_BODY_CHARACTERS]}..."
-    if not accepts(check.statuses, response.status):
-        return Answer(False, f"status {response.status}: {shown}", slot)
+    status = response.status
+    if not accepts(check.statuses, status):
+        return Answer(False, f"status {status}: {shown}", slot, status=status)
     if check.body not in body:
-        return Answer(False, f"status {response.status} without {check.body!r}: {shown}", slot)
-    return Answer(True, f"status {response.status}", slot)
+        text = f"status {status} without {check.body!r}: {shown}"
+        return Answer(False, text, slot, status=status)
+    return Answer(True, f"status {status}", slot, status=status)
 
 
 def ask_listener(listener: Listener, check: HealthCheck) -> Answer:

@@ -20,7 +20,7 @@ from . import import_program
 from .errors import DeployError
 from .layout import CONFIGURATION_FILES, Layout
 from .sandbox import Sandbox
-from .transient import Ended, Property, run_unit
+from .transient import NOT_STARTED, Ended, Property, run_unit
 
 #: With cold caches an import takes longer than it will in an instance.
 MINIMUM_TIMEOUT_SECONDS = 120
@@ -113,7 +113,8 @@ class ImportCheck:
                 " (asgi_service_health_timeout_seconds, at least"
                 f" {MINIMUM_TIMEOUT_SECONDS} s)"
             )
-        return f"; it {ended.ending}" if ended.signal_number else ""
+        told = ended.signal_number or ended.returncode in NOT_STARTED
+        return f"; it {ended.ending}" if told else ""
 
 
 def answer(ended: Ended, entrypoint: str) -> dict[str, Any]:

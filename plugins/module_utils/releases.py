@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import static
-from .commands import remove_tree
+from .commands import remove_tree, run
 from .contained import Contained
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
@@ -33,6 +33,7 @@ from .sealing import seal
 
 #: Ends the name of a release that is live without its Python, while it is built again.
 PYTHON_GONE = ".python-gone"
+CHECK_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,28 @@ def refuse_missing(credentials: Mapping[str, str]) -> None:
             f"asgi_app_credentials: there is no file {', '.join(missing)} on this host, so nothing"
             " of the app would start; put it there, for example by asgi_app_before_stage"
         )
+
+
+def refuse_unwritable(paths: Sequence[str], user: str) -> None:
+    """Raises where the app could not write to a directory that it is to write to.
+
+    Raises:
+        DeployError: It is not there, or its user may not write to it.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise DeployError(
+                f"asgi_service_writable_paths: there is no {path} on this host, so nothing of the"
+                " app would start; make it, for example by asgi_app_before_stage, and give it to"
+                f" the user {user}"
+            )
+        # with all groups of the user, as systemd starts the app
+        question = ["runuser", "-u", user, "--", "test", "-w", path]
+        if run(question, timeout_seconds=CHECK_SECONDS, check=False).returncode:
+            raise DeployError(
+                f"asgi_service_writable_paths: the user {user} may not write to {path} on this"
+                f" host: chown {user}: {path}, or set asgi_app_user to who may"
+            )
 
 
 def refuse_without_room(path: Path, minimum_mebibytes: int) -> None:

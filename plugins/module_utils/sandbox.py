@@ -20,7 +20,6 @@ FIXED = (
     ("ProtectSystem", "strict"),
     ("ProtectHome", "yes"),
     ("PrivateTmp", "yes"),
-    ("PrivateDevices", "yes"),
     ("DevicePolicy", "closed"),
     ("PrivateUsers", "yes"),
     ("PrivateIPC", "yes"),
@@ -41,6 +40,8 @@ FIXED = (
     ("UMask", "0027"),
     # secrets are in its memory
     ("LimitCORE", "0"),
+    # each connection is a file, and systemd begins with 1024 of them
+    ("LimitNOFILE", "1048576"),
     ("SystemCallArchitectures", "native"),
     ("SystemCallFilter", "@system-service"),
     ("SystemCallFilter", "~@privileged @resources"),
@@ -59,6 +60,7 @@ LIFTED = {
 #: Of the steps of a build.
 BUILD = (
     *((key, value) for key, value in FIXED if key not in LIFTED),
+    ("PrivateDevices", "yes"),
     # by the system bus a step could have a process started outside of its unit
     ("InaccessiblePaths", "-/run/dbus"),
     # beside the slices of the apps and of the system, so that it yields to all of them
@@ -80,6 +82,8 @@ class Sandbox:
         outbound_network: Open connections to other hosts; without it only unix sockets.
         jit: Make memory both writable and executable (numba, torch, some cffi callbacks).
         full_proc: Read /proc/meminfo, /proc/loadavg and the like (psutil).
+        devices: Devices to read and write, as DeviceAllow= takes them: paths such as /dev/nvidia0,
+            or kinds such as char-drm.
         writable_paths: Directories that the app may write to beside its own state directory.
         hidden_paths: Directories that the app cannot read.
     """
@@ -87,12 +91,16 @@ class Sandbox:
     outbound_network: bool = True
     jit: bool = False
     full_proc: bool = False
+    devices: Sequence[str] = ()
     writable_paths: Sequence[str] = ()
     hidden_paths: Sequence[str] = ()
 
     def directives(self) -> list[tuple[str, str]]:
         """Returns the directives of the [Service] section, in a fixed order."""
         chosen = list(FIXED)
+        if not self.devices:
+            chosen.append(("PrivateDevices", "yes"))
+        chosen.extend(("DeviceAllow", f"{device} rw") for device in self.devices)
         if not self.jit:
             chosen.append(("MemoryDenyWriteExecute", "yes"))
         if not self.full_proc:

@@ -20,7 +20,7 @@ from typing import Any
 from . import processes, static, systemd
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
-from .health import Answer, HealthCheck, ask_listener
+from .health import Answer, HealthCheck, Patience, ask_listener
 from .layout import CONFIGURATION_FILES, Layout
 from .listeners import PORT_MARK, installed_port, listener, slot_port, tcp_connections
 from .servers import ENTRY_FILE, entry
@@ -441,7 +441,8 @@ def prove(
 ) -> None:
     """The gate: every instance answers as asked, and goes on doing so.
 
-    The exit of a process ends the wait at once; a process that was started again, by systemd or
+    The exit of a process ends the wait at once, and an answer that says that the question is wrong
+    soon, as a path that the app has not got. A process that was started again, by systemd or
     by a master, is not healthy, however it answers now.
 
     Args:
@@ -459,6 +460,7 @@ def prove(
     """
     deadline = time.monotonic() + check.timeout_seconds
     waiting = dict.fromkeys(range(1, instances + 1), "no answer yet")
+    patience = {number: Patience() for number in waiting}
 
     # of each healthy instance, where a master starts them: its process and theirs
     workers: dict[int, tuple[int, set[int]]] = {}
@@ -492,7 +494,11 @@ def prove(
                     master = systemd.show([layout.unit(slot, number)])[0].main_pid
                     workers[number] = (master, systemd.children(master))
                 continue
-            waiting[number] = answer.text
+            waiting[number] = f"{answer.text}{answer.advice(check)}"
+            if patience[number].is_over(answer, time.monotonic()):
+                still_up()
+                why = f"is not healthy: GET {check.path}: {waiting[number]}"
+                raise refusal(layout, slot, number, why, since_seconds)
             time.sleep(POLL_SECONDS)
         if time.monotonic() > deadline:
             still_up()

@@ -22,6 +22,14 @@ GRACE_SECONDS = 30
 SHELL_KILLED = 128 + signal.SIGKILL
 Property = tuple[str, str]
 
+#: Why systemd could not start a program at all, by the exit codes of systemd.exec(5).
+NOT_STARTED = {
+    203: ": systemd could not run the program. The sandbox hides /home and /root, so an interpreter"
+    " there cannot be used (asgi_app_python)",
+    226: ": systemd could not set up the sandbox. A container of LXC or Proxmox needs nesting"
+    " (features: nesting=1), and all directories of asgi_service_writable_paths must exist",
+}
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -55,7 +63,8 @@ class Ended:
         """How it ended, in words."""
         if self.signal_number:
             return f"was ended by {signal.Signals(self.signal_number).name}"
-        return f"ended with code {self.returncode}"
+        reason = NOT_STARTED.get(self.returncode, "")
+        return f"ended with code {self.returncode}{reason}"
 
     @property
     def output(self) -> str:

@@ -71,6 +71,9 @@ VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*")
 REQUIREMENT = re.compile(rf"{PACKAGE.pattern}(?:\[[A-Za-z0-9,._ -]+\])?=={VERSION.pattern}")
 #: Made for a source without a tree, or read in place of it.
 OWN_FILES = ("requirements.txt", "pyproject.toml", "uv.lock")
+#: What an app has of its own in the sandbox, or not at all.
+HIDDEN_FROM_APP = re.compile(r"/+(home|root|run/user|tmp|var/tmp|dev|proc|sys)(?:/|$)")
+DEVICE = re.compile(r"/dev/[A-Za-z0-9/_.:-]+|(?:char|block)-[A-Za-z0-9_.*-]+")
 #: A share of the host's memory.
 PERCENTAGE = re.compile(r"(?:[1-9][0-9]?|100)%")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -157,6 +160,11 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
             )
     if int(values["asgi_app_keep_releases"]) < 2:
         problems.append("asgi_app_keep_releases: keep at least 2, or there is no way back")
+    if HIDDEN_FROM_APP.match(str(values["asgi_app_python"])):
+        problems.append(
+            f"asgi_app_python: {values['asgi_app_python']!r} is not seen by the app, whose sandbox"
+            " hides it; write an interpreter elsewhere, for example below /opt or /usr/local"
+        )
     problems += credential_problems(values["asgi_app_credentials"])
     problems += build_problems(values["asgi_app_build_commands"])
     memory_max = str(values["asgi_app_build_memory_max"])
@@ -230,6 +238,18 @@ def path_problems(variable: str, paths: Sequence[str]) -> list[str]:
         " quotes, backslash, % and $"
         for path in paths
         if not path.startswith("/") or re.search(r"[\s%\"'\\$]", path)
+    ]
+
+
+def writable_problems(paths: Sequence[str]) -> list[str]:
+    """Returns what is wrong with asgi_service_writable_paths."""
+    variable = "asgi_service_writable_paths"
+    found = ((path, HIDDEN_FROM_APP.match(path)) for path in paths)
+    return path_problems(variable, paths) + [
+        f"{variable}: {path!r} is not seen by the app, whose sandbox has no /{hidden[1]} of the"
+        " host; write a directory elsewhere, for example below /srv"
+        for path, hidden in found
+        if hidden
     ]
 
 
@@ -460,7 +480,13 @@ def service_problems(values: Mapping[str, Any]) -> list[str]:
             "asgi_service_settle_seconds: at least 3, the proxy keeps idle"
             " connections to the old slot for 2"
         )
-    problems += path_problems("asgi_service_writable_paths", values["asgi_service_writable_paths"])
+    problems += writable_problems(values["asgi_service_writable_paths"])
+    problems += [
+        f"asgi_service_devices: {one!r} is no device; write a path below /dev, or a kind of"
+        " /proc/devices such as char-nvidia or char-drm"
+        for one in values["asgi_service_devices"]
+        if not DEVICE.fullmatch(str(one))
+    ]
     if values["asgi_proxy_upstreams"]:
         problems.append(
             "asgi_proxy_upstreams: this host runs the app, and its proxy would ask itself; set it"

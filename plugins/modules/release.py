@@ -295,6 +295,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
     python_problem,
     read_manifest,
     refuse_missing,
+    refuse_unwritable,
     refuse_without_server,
     stage,
 )
@@ -455,10 +456,12 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
     if not re.fullmatch(r"(?:[0-9a-f]{40})?", plan["commit"]):
         raise DeployError(f"plan: {plan['commit']!r} is not a commit")
     static = StaticFiles(params["static"], params["static_hashed"])
+    user = params["user"] or layout.name
     result = {"release": release}
     if not check_mode:
         # a plan may come before the task that puts them there
         refuse_missing(params["credentials"])
+        refuse_unwritable(params["sandbox"].get("writable_paths") or [], user)
     if layout.is_staged(release) and not python_problem(layout, release):
         refuse_without_server(layout, release, server(params["server"]).MODULE)
         changed = not is_published(layout, release, static)
@@ -470,7 +473,6 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         return {**result, "changed": True}
     if plan["archive"] and not params["archive"]:
         return {**result, "changed": True, "needs_archive": True}
-    user = params["user"] or layout.name
     cache = Path(params["cache_dir"])
     steps = build_steps(params, layout.release(release), cache)
     request = StageRequest(

@@ -85,6 +85,61 @@ asgi_service_health_path: /healthz
 )
 
 REPOSITORIES = {
+    # on a unix socket there is no address of a client but in the headers of the proxy
+    "client": Repository(
+        variables="""
+asgi_app_name: client
+asgi_app_entrypoint: main:app
+asgi_proxy_domains: [client.test]
+asgi_service_health_path: /healthz
+asgi_service_devices: [/dev/asgi-test]
+""",
+        files={
+            "main.py": """
+import os
+import resource
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+class Log(BaseHTTPMiddleware):
+    async def dispatch(self, request, call_next):
+        print(request.client.host, request.url.path)
+        return await call_next(request)
+
+async def healthz(request):
+    return JSONResponse({"ok": True})
+
+def opens(device):
+    try:
+        os.close(os.open(device, os.O_WRONLY))
+    except OSError as error:
+        return error.strerror
+    return True
+
+async def limits(request):
+    # what the host allows at most may be less than the unit asks for
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return JSONResponse(
+        {
+            "client": request.client.host,
+            "device": opens("/dev/asgi-test"),
+            "other": opens("/dev/asgi-other"),
+            "files": files == most,
+        }
+    )
+
+app = Starlette(routes=[Route("/healthz", healthz), Route("/limits", limits)])
+app.add_middleware(Log)
+""",
+            "requirements.txt": REQUIREMENTS,
+        },
+        answers={
+            "/limits": '{"client":"127.0.0.1","device":true,'
+            '"other":"Operation not permitted","files":true}'
+        },
+    ),
     # a front end that is built and git-ignored, and data that does not belong on a host
     "patterns": Repository(
         variables="""

@@ -14,8 +14,11 @@ from sites import CA_FILE, IMAGES, Site
 
 @pytest.fixture(scope="module")
 def host(new_host: Callable[[str, str], Site]) -> Site:
-    """A host with no app."""
-    return new_host("web12", IMAGES["web12"])
+    """A host with no app, and with two devices that any user may open."""
+    site = new_host("web12", IMAGES["web12"])
+    # the log of the kernel; no device that every service may open
+    site.run("mknod -m 666 /dev/asgi-test c 1 11 && mknod -m 666 /dev/asgi-other c 10 235")
+    return site
 
 
 @pytest.fixture
@@ -64,6 +67,19 @@ def test_it_is_deployed_as_it_is(app: Callable[[Repository], Site], name: str) -
     for path in repository.missing:
         assert ask(site, path)[0] == 404, path
     site.play("asgi.deploy.remove")
+
+
+def test_a_path_that_the_app_has_not_got_is_told_at_once(app: Callable[[Repository], Site]) -> None:
+    """The time for the health check is longer than the test waits."""
+    site = app(STATIC)
+    rejected = site.play(
+        "asgi.deploy.site",
+        expect=2,
+        asgi_service_health_path="/",
+        asgi_service_health_timeout_seconds=3600,
+    )
+    words = "is not healthy: GET /: status 404: Not Found; the app has no such path: set"
+    assert f"{words} asgi_service_health_path" in rejected.unwrapped, rejected.output
 
 
 def test_a_changed_file_is_sent_again_and_an_unchanged_one_is_not(

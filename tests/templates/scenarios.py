@@ -44,6 +44,7 @@ FULL: dict[str, Any] = {
     "asgi_service_outbound_network": False,
     "asgi_service_jit": True,
     "asgi_service_full_proc": True,
+    "asgi_service_devices": ["/dev/nvidia0", "char-drm"],
     "asgi_service_writable_paths": ["/data/media", "/data/index"],
     "asgi_service_socket_group": "haproxy",
     "asgi_app_credentials": {"signing.pem": "/etc/ssl/my-app.pem", "api": "/root/api"},

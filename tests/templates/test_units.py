@@ -179,6 +179,7 @@ def test_the_migration_runs_in_the_sandbox_of_the_app(given: dict[str, Any]) -> 
     app = unit("service", "slot@.service", given)["Service"]
     migration = unit("migrate", "migrate@.service", given)["Service"]
     same = SANDBOX_KEYS | {"MemoryDenyWriteExecute", "ProcSubset", "PrivateNetwork", "User"}
+    same |= {"PrivateDevices", "DeviceAllow"}
     same |= {
         "RestrictAddressFamilies",
         "IPAddressDeny",
@@ -205,6 +206,8 @@ def test_switches_of_the_sandbox_are_off_by_default() -> None:
     service = unit("service", "slot@.service", MINIMAL)["Service"]
     assert only(service["MemoryDenyWriteExecute"]) == "yes"
     assert only(service["ProcSubset"]) == "pid"
+    assert only(service["PrivateDevices"]) == "yes"
+    assert "DeviceAllow" not in service
     assert only(service["RestrictAddressFamilies"]) == "AF_UNIX AF_INET AF_INET6"
     assert "ReadWritePaths" not in service
     full = unit("service", "slot@.service", FULL)["Service"]
@@ -212,6 +215,9 @@ def test_switches_of_the_sandbox_are_off_by_default() -> None:
     assert full["ReadWritePaths"] == FULL["asgi_service_writable_paths"]
     assert "MemoryDenyWriteExecute" not in full
     assert "ProcSubset" not in full
+    assert "PrivateDevices" not in full
+    assert full["DeviceAllow"] == ["/dev/nvidia0 rw", "char-drm rw"]
+    assert only(full["DevicePolicy"]) == "closed"
 
 
 def test_the_listener_belongs_to_systemd_and_only_the_proxy_opens_it(given: dict[str, Any]) -> None:
@@ -500,6 +506,8 @@ def test_the_watch_can_change_what_a_rollout_changes_and_little_else(given: dict
     assert seconds(only(service["TimeoutStopSec"])) >= 60
     # as much of the sandbox of the app as root can have that starts units
     others = {"AmbientCapabilities", "CapabilityBoundingSet", "PrivateUsers", "ProtectProc"}
+    # it has no connections
+    others |= {"LimitNOFILE"}
     for key, text in FIXED:
         if key not in {*others, "UMask", "SystemCallFilter"}:
             assert only(service[key]) == text
@@ -613,6 +621,7 @@ def test_no_scenario_has_a_problem(role: str, given: dict[str, Any]) -> None:
         ({"asgi_service_outbound_network": False}, 0.3),
         ({"asgi_service_jit": True}, 1.2),
         ({"asgi_service_full_proc": True}, 1.2),
+        ({"asgi_service_devices": ["/dev/nvidia0"]}, 1.3),
         ({"asgi_service_writable_paths": ["/data/media"]}, 1.1),
     ],
     ids=str,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 #: Keys whose values add up; every other key has its last value.
 LISTS = {
     "After",
+    "DeviceAllow",
     "Environment",
     "EnvironmentFile",
     "ExecStartPre",

@@ -198,7 +198,54 @@ def test_the_app_is_asked_as_the_proxy_asks(instance: UnixServer) -> None:
     path, headers = instance.asked[-1]  # type: ignore[attr-defined]
     assert path == "/asked?x=1"
     assert headers["Host"] == "blog.test"
+    # on a unix socket there is no address that an app could read
+    assert headers["X-Forwarded-For"] == "127.0.0.1"
+    assert headers["X-Forwarded-Host"] == "blog.test"
     assert headers["X-Forwarded-Proto"] == "https"
+
+
+@pytest.mark.parametrize(
+    ("status", "advised"),
+    [
+        (404, "set asgi_service_health_path to one that it has"),
+        (400, "Host blog.test: set asgi_service_health_host"),
+        (401, "needs a login: set asgi_service_health_path"),
+        (403, "asgi_service_health_path or asgi_service_health_host"),
+        (405, "does not answer GET"),
+        (418, "asgi_service_health_statuses"),
+        # these may pass
+        (408, ""),
+        (425, ""),
+        (429, ""),
+        (500, ""),
+        (503, ""),
+        (200, ""),
+    ],
+)
+def test_an_answer_that_stays_the_same_says_what_to_set(
+    instance: UnixServer, status: int, advised: str
+) -> None:
+    answer = ask(instance, replace(CHECK, path=f"/status/{status}"))
+    assert answer.is_final is bool(advised)
+    assert advised in answer.advice(CHECK)
+    patience = health.Patience()
+    assert not patience.is_over(answer, 100)
+    assert not patience.is_over(answer, 104.9)
+    assert patience.is_over(answer, 105) is bool(advised)
+
+
+def test_only_the_same_answer_ends_the_wait() -> None:
+    """What an app says while it starts may be another thing."""
+    missing, refused, silent = (health.Answer(False, "", status=status) for status in (404, 403, 0))
+    patience = health.Patience()
+    for now, answer in enumerate([missing, refused, missing, silent, missing]):
+        assert not patience.is_over(answer, now * 4)
+    assert patience.is_over(missing, 16 + health.FINAL_SECONDS)
+
+
+def test_an_accepted_status_is_no_wrong_question(instance: UnixServer) -> None:
+    answer = ask(instance, replace(CHECK, path="/status/404", statuses=["404"]))
+    assert (answer.healthy, answer.is_final, answer.advice(CHECK)) == (True, False, "")
 
 
 def test_a_long_answer_is_shown_in_part(instance: UnixServer) -> None:

@@ -135,6 +135,8 @@ def test_the_timeout_follows_that_of_the_health_check(
         (Ended(1, "", "", "oom-kill", 0, "OOM killer"), "than asgi_service_memory_max, 256M"),
         (Ended(1, "", "", "timeout", 0, "Stopping"), "took longer than 120 s (asgi_service_health"),
         (Ended(1, "", "", "signal", 11, "segfault"), "is unchanged; it was ended by SIGSEGV:"),
+        (Ended(226, "", "", "exit-code", 0, "Failed at step NAMESPACE"), "nesting=1"),
+        (Ended(203, "", "", "exit-code", 0, "Failed at step EXEC"), "(asgi_app_python)"),
     ],
 )
 def test_a_failure_says_which_limit_it_was_and_shows_the_journal(

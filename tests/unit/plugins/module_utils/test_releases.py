@@ -9,6 +9,7 @@ import pwd
 import shutil
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -133,6 +134,27 @@ def test_a_credential_that_is_not_there_is_refused(tmp_path: Path) -> None:
         releases.refuse_missing({"a": str(tmp_path / "there"), "b": str(tmp_path / "none")})
     assert str(tmp_path / "none") in caught.value.message
     assert str(tmp_path / "there") not in caught.value.message
+
+
+def test_a_directory_that_the_app_cannot_write_to_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(DeployError, match="asgi_service_writable_paths: there is no") as caught:
+        releases.refuse_unwritable([str(tmp_path), str(missing)], "root")
+    assert str(missing) in caught.value.message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_who_may_write_is_asked_with_all_groups_of_the_user() -> None:
+    # not below what pytest makes, which other users cannot enter
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with pytest.raises(
+            DeployError, match=f"nobody may not write to {name}.*chown nobody: {name}"
+        ):
+            releases.refuse_unwritable([name], "nobody")
+        shutil.chown(directory, "nobody")
+        releases.refuse_unwritable([name], "nobody")
 
 
 def test_a_link_that_the_build_has_changed_is_refused(tmp_path: Path) -> None:

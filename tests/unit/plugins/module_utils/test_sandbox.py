@@ -26,6 +26,11 @@ STRICTEST = Counter(Sandbox().directives())
             ],
         ),
         (
+            {"devices": ["/dev/nvidia0", "char-drm"]},
+            [("PrivateDevices", "yes")],
+            [("DeviceAllow", "/dev/nvidia0 rw"), ("DeviceAllow", "char-drm rw")],
+        ),
+        (
             {"writable_paths": ["/srv/media", "/srv/other"]},
             [],
             [("ReadWritePaths", "/srv/media"), ("ReadWritePaths", "/srv/other")],
@@ -48,7 +53,9 @@ def test_a_switch_changes_what_it_says(
 
 
 def test_no_switch_lifts_the_fixed_set() -> None:
-    loosest = Sandbox(outbound_network=True, jit=True, full_proc=True, writable_paths=["/x"])
+    loosest = Sandbox(
+        outbound_network=True, jit=True, full_proc=True, devices=["/dev/x"], writable_paths=["/x"]
+    )
     assert Counter(FIXED) - Counter(loosest.directives()) == Counter()
 
 

@@ -25,6 +25,7 @@ APP: dict[str, Any] = {
     "asgi_app_index": {"url": "https://pypi.example.com", "username": "u", "password": SECRET},
     "asgi_app_extra_indexes": [],
     "asgi_app_keep_releases": 5,
+    "asgi_app_python": "python3",
     "asgi_app_credentials": {"signing.pem": "/etc/ssl/blog.pem"},
     "asgi_app_build_commands": ["python manage.py collectstatic --noinput"],
     "asgi_app_build_memory_max": "75%",
@@ -60,6 +61,7 @@ SERVICE: dict[str, Any] = {
     "asgi_service_restart_max_seconds": 5,
     "asgi_service_start_limit_burst": 20,
     "asgi_service_start_limit_interval_seconds": 120,
+    "asgi_service_devices": [],
     "asgi_service_writable_paths": ["/srv/media"],
 }
 FINGERPRINT = "A1" * 20
@@ -218,11 +220,15 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_root": "/srv/apps/my-blog_2.x"},
         {"asgi_app_root": "/homes/blog", "asgi_app_cache_dir": "/srv/home/blog"},
         {"asgi_app_index": {}},
+        {"asgi_app_python": "/opt/python/bin/python3.13"},
+        {"asgi_app_python": "3.13"},
         {"asgi_app_build_commands": ["A=1 sh build.sh 'two words'"]},
         {"asgi_app_build_memory_max": "100%"},
         {"asgi_app_build_memory_max": "2G"},
         {"asgi_app_extra_indexes": [{"url": "https://pypi.example.com/simple"}]},
         {"asgi_service_memory_max": "16M"},
+        {"asgi_service_devices": ["/dev/nvidia0", "/dev/dri/renderD128", "char-nvidia-uvm"]},
+        {"asgi_service_writable_paths": ["/run/app", "/homes/app", "/srv/home", "/data"]},
         # two slots of two instances and a migration, each with 256 MiB
         {"asgi_service_memory_total": "1280M"},
         {"asgi_service_health_path": "/"},
@@ -401,6 +407,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for text in ["/home/blog", "//home/blog", "/root", "/tmp/blog", "/var/tmp/x", "/run/blog"]
     ),
     ({"asgi_app_cache_dir": "cache"}, "asgi_app_cache_dir: 'cache' is not usable"),
+    *(
+        ({"asgi_app_python": path}, f"asgi_app_python: '{path}' is not seen by the app")
+        for path in ["/home/deploy/.pyenv/versions/3.12.8/bin/python3", "/root/.local/bin/python"]
+    ),
     *(({"asgi_app_keep_releases": n}, "asgi_app_keep_releases: ") for n in [1, 0, -1, "1"]),
     *(
         ({"asgi_app_build_memory_max": size}, "asgi_app_build_memory_max: ")
@@ -553,6 +563,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             f"asgi_service_writable_paths: {told}",
         )
         for text, told in [(text, f"{text!r} is not usable") for text in ["media", "", *UNIT_PATHS]]
+    ),
+    *(
+        (
+            {"asgi_service_writable_paths": ["/srv/media", path]},
+            f"asgi_service_writable_paths: '{path}' is not seen by the app, whose sandbox has no"
+            f" {hidden} of the host",
+        )
+        for path, hidden in {
+            "/home/deploy/uploads": "/home",
+            "/root/x": "/root",
+            "/var/tmp/x": "/var/tmp",
+            "/run/user/1000": "/run/user",
+            "/dev": "/dev",
+        }.items()
+    ),
+    *(
+        ({"asgi_service_devices": ["/dev/fuse", one]}, f"asgi_service_devices: {one!r} is no")
+        for one in ("nvidia", "/srv/x", "char-drm rw", "/dev/a b", "")
     ),
     ({"asgi_service_server_arguments": ["--reload"]}, "asgi_service_server_arguments: --reload"),
     *(
