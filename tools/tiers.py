@@ -35,6 +35,7 @@ LONG = (
     "molecule-fleet",
     "killed",
     "hosts-debian12",
+    "second-app",
     "certificates",
     "balancer",
     "watch",
@@ -284,9 +285,10 @@ def tier_2(prefix: str) -> Iterator[Step]:
         return on_hosts(name, files, group, *options, prefix=prefix)
 
     # first what the others have not changed yet
-    site = ("migration", "supervision", "build", "masking", "second_app", "plan")
+    site = ("migration", "supervision", "build", "masking")
     newer = ("rollout", "supervision")
     yield step("hosts-debian12", site, "tests-web12", "--host=web12")
+    yield step("second-app", ("second_app", "plan"), "second-web12", "--host=web12")
     yield step("killed", ("lock", "killed"), "killed-web12")
     yield step("fleet", ("fleet",), "fleet-fleet")
     yield step("rollout", ("rollout",), "rollout-web12", "--host=web12", *FULL_LOAD)

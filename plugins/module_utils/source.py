@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 from .contained import Contained
 from .errors import DeployError
+from .uv_lock import require_current
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
@@ -622,8 +623,9 @@ def packed_plan(
     origin: str,
 ) -> dict[str, str]:
     """Packs what was found in a directory; its content names the release."""
-    digest = content_digest(found)
     version = project_version(source / directory)
+    require_current(source, directory)
+    digest = content_digest(found)
     archive = scratch / f"{digest}.tar.gz"
     pack(source, found, archive, time.time())
     return plan(release_id(version, digest, build), version, digest, "", origin, str(archive))
@@ -641,10 +643,11 @@ def git_plan(
     commit = resolve_commit(url, version, scratch, access)
     tree = scratch / commit
     checkout(url, commit, tree, access)
+    readable = project_version(tree / directory)
+    require_current(tree, directory)
     found = entries(tree)
     archive = scratch / f"{commit}.tar.gz"
     pack(tree, found, archive, time.time())
-    readable = project_version(tree / directory)
     return plan(
         release_id(readable, commit, build),
         readable,

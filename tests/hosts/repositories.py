@@ -5,6 +5,7 @@ They come from public reports of what did not deploy. Each is asked for what its
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+UV = Path(__file__).resolve().parents[2] / ".cache/uv/bin"
 #: More would be no repository that is deployed as it is.
 MOST_LINES = 14
 
@@ -64,8 +66,14 @@ class Repository:
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        for command in self.commands:
-            subprocess.run(["sh", "-ec", command], cwd=directory, check=True)
+        self.run(directory, *self.commands)
+
+    @staticmethod
+    def run(directory: Path, *commands: str) -> None:
+        """Runs commands in it, as its users do."""
+        given = {**os.environ, "PATH": f"{UV}:{os.environ['PATH']}"}
+        for command in commands:
+            subprocess.run(["sh", "-ec", command], cwd=directory, check=True, env=given)
 
 
 #: One that is asked after a second release, too.
@@ -82,6 +90,32 @@ asgi_service_health_path: /healthz
         "static/changed.css": "body { color: #111 }",
         "static/same.css": "body { margin: 0 }",
     },
+)
+
+#: One whose lock gets out of date.
+LOCKED = Repository(
+    variables="""
+asgi_app_name: locked
+asgi_app_entrypoint: main:app
+asgi_proxy_domains: [locked.test]
+asgi_service_health_path: /healthz
+""",
+    files={
+        "main.py": main(),
+        "pyproject.toml": """
+[project]
+name = "locked"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["starlette >=0.40, <2", "uvicorn[standard]"]
+[project.optional-dependencies]
+more = ["idna; python_version < '3.20'", "locked[most]"]
+most = ["h11 == 0.*"]
+[dependency-groups]
+dev = ["iniconfig"]
+""",
+    },
+    commands=["uv lock --quiet"],
 )
 
 REPOSITORIES = {

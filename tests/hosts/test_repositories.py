@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repositories import MOST_LINES, REPOSITORIES, STATIC, Repository
+from repositories import LOCKED, MOST_LINES, REPOSITORIES, STATIC, Repository
 from sites import CA_FILE, IMAGES, Site
 
 
@@ -80,6 +80,22 @@ def test_a_path_that_the_app_has_not_got_is_told_at_once(app: Callable[[Reposito
     )
     words = "is not healthy: GET /: status 404: Not Found; the app has no such path: set"
     assert f"{words} asgi_service_health_path" in rejected.unwrapped, rejected.output
+
+
+def test_a_lock_that_is_out_of_date_is_rejected(app: Callable[[Repository], Site]) -> None:
+    """What the project names by now would be missing at the first request that needs it."""
+    site = app(LOCKED)
+    site.play("asgi.deploy.site", asgi_app_extras=["more"])
+    assert ask(site, "/healthz")[0] == 200
+    project = site.source / "pyproject.toml"
+    project.write_text(project.read_text().replace('"uvicorn', '"httpx", "uvicorn'))
+    rejected = site.play("asgi.deploy.site", expect=2)
+    words = "uv.lock is out of date, it was made before pyproject.toml named httpx as it does now"
+    assert words in rejected.unwrapped, rejected.output
+    assert rejected.changed == 0
+    LOCKED.run(site.source, "uv lock --quiet")
+    site.play("asgi.deploy.site")
+    assert ask(site, "/healthz")[0] == 200
 
 
 def test_a_changed_file_is_sent_again_and_an_unchanged_one_is_not(
