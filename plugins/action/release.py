@@ -15,15 +15,17 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.asgi.deploy.plugins.module_utils import archives
 from ansible_collections.asgi.deploy.plugins.module_utils.downloads import obtain
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.git_source import (
+    git_access,
+    hide_credentials,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.masking import Mask
 from ansible_collections.asgi.deploy.plugins.module_utils.packaged import package_plan
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
     archive_plan,
     directory_plan,
-    git_access,
     git_plan,
-    hide_credentials,
 )
 from ansible_collections.asgi.deploy.plugins.plugin_utils.connections import notice_loss
 
@@ -96,7 +98,7 @@ def passwords(arguments: dict[str, Any]) -> list[str]:
     places = [arguments.get("source"), arguments.get("index")]
     places += arguments.get("extra_indexes") or []
     given = [one for one in places if isinstance(one, dict)]
-    return [str(one["password"]) for one in given if one.get("password")]
+    return [str(one[key]) for one in given for key in ("password", "ssh_key") if one.get(key)]
 
 
 def require_commit(source: dict[str, Any], result: dict[str, Any]) -> None:
@@ -136,7 +138,5 @@ def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, st
         return archive_plan(unpacked, origin, scratch, build, directory)
     if source.get("wheel") or source.get("index"):
         return package_plan(source, scratch, build, arguments.get("extras") or [])
-    access = git_access(
-        source.get("git") or "", source.get("username") or "", source.get("password") or ""
-    )
-    return git_plan(source["git"], str(source["version"]), scratch, access, build, directory)
+    version = str(source["version"])
+    return git_plan(source["git"], version, scratch, git_access(source), build, directory)

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .errors import DeployError
-from .source import hide_credentials
+from .git_source import hide_credentials
 
 FETCH_TIMEOUT_SECONDS = 60
 INDEX_TIMEOUT_SECONDS = 20

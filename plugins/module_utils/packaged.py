@@ -18,7 +18,8 @@ from typing import Any
 
 from .downloads import file_name, file_version, is_url, normalized, obtain, plain
 from .errors import DeployError
-from .source import content_digest, entries, hide_credentials, pack, plan, release_id, tree
+from .git_source import hide_credentials
+from .source import content_digest, entries, pack, plan, release_id, tree
 
 REQUIREMENTS = "requirements.txt"
 NOT_LOCKED = "no asgi_app_source.lock: versions of what the package needs are not pinned"

@@ -9,25 +9,20 @@ file's mode only the executable bit counts; times, owners and umask do not.
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import os
 import re
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
-from .contained import Contained
 from .errors import DeployError
+from .git_source import GitAccess, checkout, git, hide_credentials, resolve_commit
 from .uv_lock import require_current
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
@@ -35,29 +30,8 @@ CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", 
 DIGEST_LENGTH = 12
 #: What a file begins with that only stands for one.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-GIT_TIMEOUT_SECONDS = 600
-#: The first one that reads GIT_CONFIG_GLOBAL; those before 2.31 ignore GIT_CONFIG_COUNT, too.
-MINIMUM_GIT = "2.32"
 #: Stands for a release that only the deploy itself can name.
 UNDECIDED = "undecided"
-GIT_COUNT = "GIT_CONFIG_COUNT"
-#: No code of the repository runs.
-GIT_SETTINGS = {
-    "core.fsmonitor": "false",
-    "core.hooksPath": os.devnull,
-    "advice.detachedHead": "false",
-}
-#: Set for the hooks of git, from which a deploy may be started: they name another repository.
-GIT_REPOSITORY = {
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_DIR",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_PREFIX",
-    "GIT_QUARANTINE_PATH",
-    "GIT_WORK_TREE",
-}
 
 
 @dataclass(frozen=True)
@@ -73,189 +47,6 @@ class Entry:
     path: str
     kind: str
     digest: str
-
-
-@dataclass(frozen=True)
-class GitAccess:
-    """How git reaches a repository.
-
-    Args:
-        configuration: Text of a configuration file with what is secret; empty for nothing.
-        steps: What runs git on a host; None on the controller.
-        ca_file: Bundle of the authorities to trust, a path on the host; empty for the system's.
-    """
-
-    configuration: str = ""
-    steps: Contained | None = None
-    ca_file: str = ""
-
-
-def git(
-    arguments: Sequence[str],
-    directory: Path,
-    access: GitAccess = GitAccess(),
-    given: str = "",
-    good: Sequence[int] = (0,),
-) -> str:
-    """Runs git and returns its output; it never asks for a password.
-
-    Neither hooks nor a monitor of the file system run: a repository may be of others.
-
-    Args:
-        arguments: Words after `git`.
-        directory: Where it runs.
-        access: How it reaches a repository.
-        given: Its standard input, on the controller.
-        good: Exit statuses that are no failure, on the controller.
-
-    Raises:
-        DeployError: git is missing, too old or failed.
-    """
-    if shutil.which("git") is None:
-        raise DeployError("git is needed to read this source; install it where it is read")
-    require_git(git_version(), on_host=access.steps is not None)
-    if access.steps is not None:
-        return git_on_host(arguments, directory, access, access.steps)
-    inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
-    with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as private:
-        settings = dict(GIT_SETTINGS)
-        if access.configuration:
-            path = Path(private, "config")
-            path.touch(mode=0o600)
-            path.write_text(access.configuration, encoding="utf-8")
-            settings["include.path"] = str(path)
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=directory,
-                env={
-                    **inherited,
-                    "GIT_TERMINAL_PROMPT": "0",
-                    # its errors are read
-                    "LC_ALL": "C",
-                    **git_configuration(settings, int(os.environ.get(GIT_COUNT) or 0)),
-                },
-                input=given.encode(errors="surrogateescape"),
-                capture_output=True,
-                timeout=GIT_TIMEOUT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            command = git_command(arguments)
-            raise DeployError(f"git {command} took over {GIT_TIMEOUT_SECONDS} s") from error
-    if done.returncode not in good:
-        raise git_failure(arguments, directory, done.stderr.decode(errors="replace"))
-    output: bytes = done.stdout
-    return output.decode(errors="surrogateescape")
-
-
-@cache
-def git_version() -> str:
-    """Returns the version of git."""
-    done = subprocess.run(["git", "version"], capture_output=True, text=True, check=True)
-    return done.stdout.split()[2]
-
-
-def require_git(version: str, on_host: bool) -> None:
-    """Rejects a git that ignores what is set for it: credentials, and that no hook runs.
-
-    Args:
-        version: Its version, as in `2.39.5` or `2.50.1.windows.1`.
-        on_host: It is that of a host, else of the controller.
-
-    Raises:
-        DeployError: It is too old.
-    """
-    present, minimum = (
-        [int(number) for number in re.findall(r"[0-9]+", one)[:2]] for one in (version, MINIMUM_GIT)
-    )
-    if present < minimum:
-        other = "write checkout: controller, or " if on_host else ""
-        raise DeployError(
-            f"asgi_app_source: git {version} {'of this host' if on_host else 'of the controller'}"
-            f" is too old; {other}install git {MINIMUM_GIT} or newer there"
-        )
-
-
-def git_on_host(
-    arguments: Sequence[str], directory: Path, access: GitAccess, steps: Contained
-) -> str:
-    """Runs git as a step of a build, with the variables of the play, but no files of a user."""
-    given = {
-        key: value
-        for key, value in os.environ.items()
-        if key.startswith("GIT_") and key not in GIT_REPOSITORY
-    }
-    secret = {"GIT_CONFIG_GLOBAL": access.configuration} if access.configuration else {}
-    ended = steps.run(
-        ["git", *arguments],
-        purpose="read the repository",
-        environment={
-            **({"GIT_SSL_CAINFO": access.ca_file} if access.ca_file else {}),
-            **given,
-            "GIT_TERMINAL_PROMPT": "0",
-            "HOME": os.devnull,
-            **git_configuration(GIT_SETTINGS, int(given.get(GIT_COUNT) or 0)),
-        },
-        secret_files=secret,
-        directory=directory,
-        check=False,
-    )
-    if ended.returncode:
-        raise git_failure(arguments, directory, ended.output)
-    return ended.stdout
-
-
-def git_command(arguments: Sequence[str]) -> str:
-    """Returns the command among the arguments of git."""
-    return next(word for word in arguments if not word.startswith("-"))
-
-
-def git_failure(arguments: Sequence[str], directory: Path, text: str) -> DeployError:
-    """Returns the error for a git command that failed, without credentials."""
-    owned = re.search(r"dubious ownership in repository at '(.+)'", text)
-    if owned:
-        return DeployError(
-            f"asgi_app_source: the Git repository {owned[1]}, to which {directory} belongs, has"
-            " another owner than the user who deploys, and its settings could run commands. If you"
-            f" trust it: git config --global --add safe.directory {owned[1]}"
-        )
-    return DeployError(f"git {git_command(arguments)} failed: {hide_credentials(text.strip())}")
-
-
-def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, str]:
-    """Returns the environment that gives git some settings.
-
-    Args:
-        settings: Values by their names; none of them secret.
-        first: How many settings the environment has already, which stay.
-    """
-    variables = {GIT_COUNT: str(first + len(settings))}
-    for number, (key, value) in enumerate(settings.items(), start=first):
-        variables[f"GIT_CONFIG_KEY_{number}"] = key
-        variables[f"GIT_CONFIG_VALUE_{number}"] = value
-    return variables
-
-
-def git_access(
-    url: str, username: str, password: str, steps: Contained | None = None, ca_file: str = ""
-) -> GitAccess:
-    """Returns the access to a repository over HTTPS with the given credentials, if any.
-
-    They go to the server of the repository only, not to those of its submodules.
-    """
-    if not password:
-        return GitAccess("", steps, ca_file)
-    parts = urlsplit(url)
-    token = base64.b64encode(f"{username}:{password}".encode()).decode()
-    server = re.sub(r'(["\\])', r"\\\1", f"{parts.scheme}://{parts.netloc}/")
-    header = f'[http "{server}"]\n\textraHeader = "Authorization: Basic {token}"\n'
-    return GitAccess(header, steps, ca_file)
-
-
-def hide_credentials(text: str) -> str:
-    """Replaces user and password in every URL of a text."""
-    return re.sub(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s]+@", r"\1***@", text)
 
 
 def ignored_by_rule(path: PurePosixPath) -> bool:
@@ -438,6 +229,16 @@ def refuse_pointers(directory: Path) -> None:
                 raise pointer_of_lfs(Path(name))
 
 
+def checkout_on_host(url: str, commit: str, target: Path, access: GitAccess) -> None:
+    """Puts the files of one commit into a directory of a host, where nothing fetches those of LFS.
+
+    Raises:
+        DeployError: git failed, or a file is a pointer of Git LFS.
+    """
+    checkout(url, commit, target, access)
+    refuse_pointers(target)
+
+
 def content_digest(found: Sequence[Entry]) -> str:
     """Returns the SHA-256 over paths, kinds and contents."""
     digest = hashlib.sha256()
@@ -473,63 +274,6 @@ def pack(source: Path, found: Sequence[Entry], archive: Path, planned_at: float)
             with (source / entry.path).open("rb") as file:
                 member.size = os.fstat(file.fileno()).st_size
                 tar.addfile(member, file)
-
-
-def resolve_commit(
-    url: str,
-    version: str,
-    directory: Path,
-    access: GitAccess = GitAccess(),
-) -> str:
-    """Returns the commit that a tag, branch or commit of a repository stands for now.
-
-    Raises:
-        DeployError: The repository does not answer, or has no such version.
-    """
-    if re.fullmatch(r"[0-9a-f]{40}", version):
-        return version
-    listing = git(["ls-remote", "--", url], directory, access)
-    refs = {
-        name: commit
-        for commit, name in (line.split("\t", 1) for line in listing.splitlines() if "\t" in line)
-    }
-    # a peeled tag (^{}) is the commit that an annotated tag stands for
-    for name in (
-        f"refs/tags/{version}^{{}}",
-        f"refs/tags/{version}",
-        f"refs/heads/{version}",
-        version,
-    ):
-        if name in refs:
-            return refs[name]
-    raise DeployError(
-        f"asgi_app_source.version: {hide_credentials(url)} has no tag, branch or commit"
-        f" {version!r}; a commit is given with all its 40 digits"
-    )
-
-
-def checkout(
-    url: str,
-    commit: str,
-    target: Path,
-    access: GitAccess = GitAccess(),
-) -> None:
-    """Puts the files of one commit, submodules included, into a directory, made if need be."""
-    target.mkdir(exist_ok=True)
-    git(["init", "--quiet", "."], target, access)
-    git(["remote", "add", "origin", url], target, access)
-    try:
-        git(["fetch", "--quiet", "--depth=1", "origin", commit], target, access)
-    except DeployError:
-        # an old server gives out only the tips of branches: take all, then pick
-        everything = ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"]
-        git(everything, target, access)
-    git(["checkout", "--quiet", "--force", commit], target, access)
-    if (target / ".gitmodules").exists():
-        submodules = ["submodule", "--quiet", "update", "--init", "--recursive"]
-        git(submodules, target, access)
-    if access.steps is not None:
-        refuse_pointers(target)
 
 
 def project_version(source: Path) -> str:

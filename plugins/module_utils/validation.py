@@ -61,7 +61,7 @@ SHELL = re.compile(r"[|;&<>`]")
 #: What can be written beside each.
 SOURCE_KEYS = {
     "path": {"path", "include", "exclude"},
-    "git": {"git", "version", "checkout", "username", "password"},
+    "git": {"git", "version", "checkout", "username", "password", "ssh_key", "ssh_known_hosts"},
     "archive": {"archive", "checksum", "username", "password"},
     "wheel": {"wheel", "checksum", "username", "password", *COMPANIONS},
     "index": {"index", "version", *COMPANIONS},
@@ -74,6 +74,8 @@ OWN_FILES = ("requirements.txt", "pyproject.toml", "uv.lock")
 #: What an app has of its own in the sandbox, or not at all.
 HIDDEN_FROM_APP = re.compile(r"/+(home|root|run/user|tmp|var/tmp|dev|proc|sys)(?:/|$)")
 DEVICE = re.compile(r"/dev/[A-Za-z0-9/_.:-]+|(?:char|block)-[A-Za-z0-9_.*-]+")
+#: With a scheme, or as scp has it.
+SSH_URL = re.compile(r"ssh://|(?:[^/:@]+@)?[^/:@]+:(?!//)")
 #: A share of the host's memory.
 PERCENTAGE = re.compile(r"(?:[1-9][0-9]?|100)%")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -293,6 +295,7 @@ def source_problems(source: Any) -> list[str]:
             problems.append("asgi_app_source.version: write a tag, a branch or a commit")
         if source.get("checkout", "controller") not in ("controller", "host"):
             problems.append("asgi_app_source.checkout: write controller or host")
+        problems += ssh_problems(source)
     if kind == "path":
         problems += pattern_problems(source)
     if kind in ("archive", "wheel"):
@@ -301,6 +304,29 @@ def source_problems(source: Any) -> list[str]:
         problems += package_problems(source)
     if kind in ("wheel", "index"):
         problems += companion_problems(source)
+    return problems
+
+
+def ssh_problems(source: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with the access to a repository over SSH; never the key."""
+    key = source.get("ssh_key") or ""
+    over_ssh = SSH_URL.match(source["git"])
+    problems = [
+        f"asgi_app_source.{name}: is for a URL of SSH, such as git@git.example.com:blog.git"
+        for name in ("ssh_key", "ssh_known_hosts")
+        if source.get(name) and not over_ssh
+    ]
+    if key and not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----\s", str(key)):
+        problems.append(
+            "asgi_app_source.ssh_key: write the text of a private key, from -----BEGIN to its last"
+            " line, with its line breaks (a block with |, or a lookup of the file)"
+        )
+    missing = [name for name in ("ssh_key", "ssh_known_hosts") if not source.get(name)]
+    if over_ssh and source.get("checkout") == "host" and missing:
+        problems.append(
+            f"asgi_app_source.{', '.join(missing)}: with checkout: host write the text of the file,"
+            " as the host has none"
+        )
     return problems
 
 

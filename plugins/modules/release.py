@@ -72,6 +72,16 @@ options:
         description:
           - Password or token for O(source.git), O(source.archive) or O(source.wheel) over HTTPS.
         type: str
+      ssh_key:
+        description:
+          - Private key for O(source.git) over SSH, without a passphrase, such as a deploy key. By
+            default the controller uses the keys and the agent of the user who deploys.
+        type: str
+      ssh_known_hosts:
+        description:
+          - Lines of a known_hosts file with the server of O(source.git). By default the controller
+            uses that of the user who deploys.
+        type: str
       archive:
         description: A tar.gz or zip archive, a path on the controller or a URL.
         type: str
@@ -286,6 +296,10 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
 from ansible_collections.asgi.deploy.plugins.module_utils.belongings import record
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained, clear
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.git_source import (
+    GitAccess,
+    git_access,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
 from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
@@ -304,9 +318,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS, server
 from ansible_collections.asgi.deploy.plugins.module_utils.source import (
-    GitAccess,
-    checkout,
-    git_access,
+    checkout_on_host,
     host_checkout_plan,
     undecided_plan,
 )
@@ -331,6 +343,8 @@ SOURCE_OPTIONS = {
     "checkout": {"type": "str", "choices": ["controller", "host"], "default": "controller"},
     "username": {"type": "str"},
     "password": {"type": "str", "no_log": True},
+    "ssh_key": {"type": "str", "no_log": True},
+    "ssh_known_hosts": {"type": "str"},
     "archive": {"type": "str"},
     "wheel": {"type": "str"},
     "checksum": {"type": "str"},
@@ -422,9 +436,7 @@ def build_steps(params: dict[str, Any], *writable_paths: Path) -> Contained:
 
 def access_from(params: dict[str, Any], steps: Contained) -> GitAccess:
     """Returns the access of this host to the repository of the source."""
-    source = params["source"]
-    credentials = source["username"] or "", source["password"] or ""
-    return git_access(source["git"], *credentials, steps, params["ca_file"])
+    return git_access(params["source"], steps, params["ca_file"])
 
 
 def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -511,7 +523,7 @@ def checkout_from(
 ) -> Callable[[Path], None]:
     """Returns a function that fills a directory with the commit of the plan."""
     access = access_from(params, steps)
-    return lambda target: checkout(params["source"]["git"], plan["commit"], target, access)
+    return lambda target: checkout_on_host(params["source"]["git"], plan["commit"], target, access)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,54 @@ def test_a_lock_that_is_out_of_date_is_rejected(app: Callable[[Repository], Site
     LOCKED.run(site.source, "uv lock --quiet")
     site.play("asgi.deploy.site")
     assert ask(site, "/healthz")[0] == 200
+
+
+@pytest.fixture
+def private(host: Site, tmp_path: Path) -> dict[str, str]:
+    """A repository on the host that is read over SSH with a deploy key."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    address = host.host.address
+    public = shlex.quote(f"restrict {key.with_suffix('.pub').read_text().strip()}")
+    host.run(
+        "id git >/dev/null 2>&1 || useradd --create-home --shell /usr/bin/git-shell git;"
+        f" mkdir -p ~git/.ssh && echo {public} >~git/.ssh/authorized_keys &&"
+        " git init --quiet --bare --initial-branch=main ~git/app.git && chown -R git: ~git"
+    )
+    ours = host.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").strip()
+    return {
+        "git": f"git@{address}:app.git",
+        "version": "main",
+        "ssh_key": key.read_text(),
+        "ssh_known_hosts": f"{address} {ours}",
+    }
+
+
+def test_a_private_repository_is_read_over_ssh(
+    app: Callable[[Repository], Site], private: dict[str, str], tmp_path: Path
+) -> None:
+    """With a deploy key, on the controller and on a host; neither leaves it anywhere."""
+    site = app(STATIC)
+    known_hosts, key = tmp_path / "known_hosts", tmp_path / "key"
+    known_hosts.write_text(private["ssh_known_hosts"])
+    ssh = f"ssh -i {key} -o UserKnownHostsFile={known_hosts}"
+    STATIC.run(
+        site.source,
+        "git init --quiet --initial-branch=main && git add . &&"
+        " git -c user.name=x -c user.email=x@example.com commit --quiet --message=first",
+        f"GIT_SSH_COMMAND='{ssh}' git push --quiet {private['git']} main",
+    )
+    unknown = {**private, "ssh_known_hosts": private["ssh_known_hosts"].replace("AAAA", "AAAB")}
+    rejected = site.play("asgi.deploy.site", expect=2, asgi_app_source=unknown)
+    assert "as asgi_app_source.ssh_known_hosts" in rejected.unwrapped, rejected.output
+    for checkout in ("controller", "host"):
+        source = {**private, "checkout": checkout}
+        played = site.play("asgi.deploy.site", "-vvv", "--diff", asgi_app_source=source)
+        assert ask(site, "/static/same.css")[2] == "body { margin: 0 }"
+        secret = private["ssh_key"].splitlines()[1]
+        assert secret not in played.output
+        left = "grep -rl {} /srv/static /etc/asgi /run/asgi-deploy /var/cache/asgi /var/log /tmp"
+        assert site.run(left.format(shlex.quote(secret)), check=False) == ""
 
 
 def test_a_changed_file_is_sent_again_and_an_unchanged_one_is_not(

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import source
+from ansible_collections.asgi.deploy.plugins.module_utils import git_source, source
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended
@@ -323,8 +323,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 READINGS: dict[str, Callable[[Path, Path, Contained], object]] = {
     "directory": lambda root, _empty, _steps: source.entries(root),
     "checkout: controller": lambda root, empty, _steps: git_plan(f"file://{root}", "main", empty),
-    "checkout: host": lambda root, empty, steps: source.checkout(
-        f"file://{root}", git(root, "rev-parse", "main"), empty, source.GitAccess(steps=steps)
+    "checkout: host": lambda root, empty, steps: source.checkout_on_host(
+        f"file://{root}", git(root, "rev-parse", "main"), empty, git_source.GitAccess(steps=steps)
     ),
 }
 
@@ -465,10 +465,15 @@ def test_the_archive_holds_what_was_listed_and_nothing_of_the_machine(tmp_path: 
 # --- plans ----------------------------------------------------------------------------------------
 
 
+def private(url: str) -> dict[str, str | None]:
+    """A source with a password."""
+    return {"git": url, "username": "deploy", "password": "s3cret"}
+
+
 def git_plan(url: str, version: str, scratch: Path, **build: str) -> dict[str, str]:
     """Plans a release of a commit."""
     scratch.mkdir(parents=True, exist_ok=True)
-    return source.git_plan(url, version, scratch, source.git_access(url, "", ""), build, ".")
+    return source.git_plan(url, version, scratch, git_source.git_access({"git": url}), build, ".")
 
 
 @pytest.fixture
@@ -555,24 +560,68 @@ def test_credentials_for_git_are_in_a_file_that_only_its_user_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in its arguments nor in its environment, and gone after."""
-    access = source.git_access("https://git.example.com/blog.git", "deploy", "s3cret")
+    access = git_source.git_access(private("https://git.example.com/blog.git"))
     # base64 of deploy:s3cret
     assert "Authorization: Basic ZGVwbG95OnMzY3JldA==" in access.configuration
     given: list[dict[str, Any]] = []
 
     def run(argv: list[str], *, env: dict[str, str], **_more: Any) -> Any:
-        (path,) = [Path(value) for key, value in env.items() if value.endswith("/config")]
+        (path,) = [Path(value) for value in env.values() if value.endswith("/GIT_CONFIG_GLOBAL")]
         given.append({"argv": argv, "env": env, "mode": path.stat().st_mode & 0o777, "path": path})
         return subprocess.CompletedProcess(argv, 0, b"", b"")
 
     with monkeypatch.context() as patched:
-        patched.setattr(source.subprocess, "run", run)
-        source.git(["ls-remote", "--", "https://git.example.com/blog.git"], tmp_path, access)
+        patched.setattr(git_source.subprocess, "run", run)
+        git_source.git(["ls-remote", "--", "https://git.example.com/blog.git"], tmp_path, access)
     (call,) = given
     assert call["mode"] == 0o600
     assert "ZGVwbG95" not in f"{call['argv']}{call['env']}"
     assert not call["path"].exists()
-    assert source.git_access("https://git.example.com/x", "deploy", "").configuration == ""
+    assert (
+        git_source.git_access({"git": "https://git.example.com/x", "username": "u"}).configuration
+        == ""
+    )
+
+
+def test_ssh_has_the_key_and_the_hosts_from_files_that_only_its_user_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the place of ssh says how it was called."""
+    told = tmp_path / "told"
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(
+        f'#!/bin/sh\nexec >{told}\necho "$@"\nwhile [ $# -gt 0 ]; do case "$1" in\n'
+        ' -i) stat -c %a "$2"; cat "$2";; *KnownHostsFile=*) cat "${1#*=}";; esac; shift; done\n'
+        "env\nexit 1\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
+    # a block of YAML may end without a line break, which ssh needs
+    given = {"git": "git@git.example.com:blog.git", "ssh_key": "KEY-1", "ssh_known_hosts": "HOST-1"}
+    with pytest.raises(DeployError, match="git ls-remote failed"):
+        git_source.resolve_commit(given["git"], "main", tmp_path, git_source.git_access(given))
+    called, mode, key, hosts, *environment = told.read_text().splitlines()
+    assert (mode, key, hosts) == ("600", "KEY-1", "HOST-1")
+    for option in ("IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "BatchMode=yes"):
+        assert option in called
+    assert "KEY-1" not in f"{called}{environment}"
+    (path,) = [Path(word) for word in called.split() if word.endswith("/ASGI_SSH_KEY")]
+    assert not path.exists()
+    # without a key those of the user, as he has configured it
+    assert git_source.git_access({"git": given["git"]}).ssh_variables() == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "variable"),
+    [
+        ("Host key verification failed.", "ssh_known_hosts"),
+        ("git@git.example.com: Permission denied (publickey,password).", "ssh_key"),
+    ],
+)
+def test_what_ssh_rejects_says_what_to_write(said: str, variable: str) -> None:
+    error = git_source.git_failure(["ls-remote"], Path("/"), f"{said}\nfatal: no repository")
+    assert f"asgi_app_source.{variable}" in error.message
 
 
 # --- whom a repository belongs to -----------------------------------------------------------------
@@ -681,7 +730,7 @@ def test_credentials_go_to_the_server_of_the_repository_only(tmp_path: Path) -> 
             url = f"{ours}/blog.git"
             scratch = tmp_path / "scratch"
             scratch.mkdir()
-            access = source.git_access(url, "deploy", "s3cret")
+            access = git_source.git_access(private(url))
             plan = source.git_plan(url, "main", scratch, access, {}, ".")
     with tarfile.open(plan["archive"]) as tar:
         assert "code/code.py" in tar.getnames()
@@ -693,8 +742,8 @@ def test_credentials_go_to_the_server_of_the_repository_only(tmp_path: Path) -> 
 def test_a_password_does_not_break_access_without_http(tmp_path: Path, url: str) -> None:
     """It is of no use there, and git is not to stumble over it."""
     repository(tmp_path / "app")
-    access = source.git_access(url, "deploy", "s3cret")
-    assert source.git(["ls-files"], tmp_path / "app", access).splitlines() == sorted(FILES)
+    access = git_source.git_access(private(url))
+    assert git_source.git(["ls-files"], tmp_path / "app", access).splitlines() == sorted(FILES)
 
 
 def cloned_into(directory: Path) -> Path:
@@ -717,10 +766,10 @@ def test_git_on_a_host_is_a_step_of_the_build(
     with serve(tmp_path / "served") as (server, _seen):
         url = f"{server}/blog.git"
         with monkeypatch.context() as patched:
-            patched.setattr(source, "subprocess", SimpleNamespace(run=never))
-            access = source.GitAccess(steps=uncontained)
-            commit = source.resolve_commit(url, "main", target, access)
-            source.checkout(url, commit, target, access)
+            patched.setattr(git_source, "subprocess", SimpleNamespace(run=never))
+            access = git_source.GitAccess(steps=uncontained)
+            commit = git_source.resolve_commit(url, "main", target, access)
+            git_source.checkout(url, commit, target, access)
             plan = source.host_checkout_plan(url, "main", tmp_path, access, {})
     assert (target / "blog/main.py").is_file()
     assert commit == git(tmp_path / "origin", "rev-parse", "main")
@@ -745,9 +794,9 @@ def test_git_on_a_host_gets_the_variables_of_the_play(
         }.items():
             monkeypatch.setenv(key, value)
         url = "https://git.example.com/blog.git"
-        access = source.git_access(url, "", "", uncontained, "/etc/ssl/company.pem")
-        assert source.resolve_commit(url, "main", target, access)
-    settings = source.git(["config", "--get-regexp", "^(core|url)[.]"], target, access)
+        access = git_source.git_access({"git": url}, uncontained, "/etc/ssl/company.pem")
+        assert git_source.resolve_commit(url, "main", target, access)
+    settings = git_source.git(["config", "--get-regexp", "^(core|url)[.]"], target, access)
     assert "core.hookspath /dev/null" in settings
     assert f"url.{server}/.insteadof https://git.example.com/" in settings
 
@@ -766,8 +815,8 @@ def test_git_on_a_host_trusts_the_authorities_of_the_app(
 
     if given:
         monkeypatch.setenv("GIT_SSL_CAINFO", given)
-    access = source.GitAccess("", cast("Contained", Steps()), "/etc/ssl/company.pem")
-    source.git(["status"], tmp_path, access)
+    access = git_source.GitAccess("", cast("Contained", Steps()), "/etc/ssl/company.pem")
+    git_source.git(["status"], tmp_path, access)
     assert seen["GIT_SSL_CAINFO"] == (given or "/etc/ssl/company.pem")
 
 
@@ -783,7 +832,7 @@ def test_git_on_a_host_trusts_the_authorities_of_the_app(
     ],
 )
 def test_hide_credentials(text: str, shown: str) -> None:
-    assert source.hide_credentials(text) == shown
+    assert git_source.hide_credentials(text) == shown
 
 
 def test_a_directory_is_planned_and_packed(tmp_path: Path) -> None:
@@ -846,7 +895,7 @@ def test_a_broken_pyproject_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", ["2.32.0", "2.39.5", "2.50.1.windows.1", "3.0.0"])
 def test_a_git_that_reads_its_settings_is_good(version: str) -> None:
-    source.require_git(version, on_host=True)
+    git_source.require_git(version, on_host=True)
 
 
 @pytest.mark.parametrize(
@@ -861,8 +910,8 @@ def test_a_git_that_ignores_its_settings_is_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, on_host: bool, told: str
 ) -> None:
     """Else hooks of a repository would run, and credentials would be left out."""
-    monkeypatch.setattr(source, "git_version", lambda: version)
+    monkeypatch.setattr(git_source, "git_version", lambda: version)
     steps = Contained("blog", "blog-build") if on_host else None
     with pytest.raises(DeployError, match=told):
-        source.git(["init"], tmp_path, source.GitAccess(steps=steps))
+        git_source.git(["init"], tmp_path, git_source.GitAccess(steps=steps))
     assert not (tmp_path / ".git").exists()

@@ -150,6 +150,10 @@ CHECKS = {
 ARCHIVE = {"archive": "https://example.com/blog-1.4.2.tar.gz", "checksum": CHECKSUM}
 INDEX = {"index": "datasette", "version": "0.65.4"}
 GIT = {"git": "https://git.example.com/blog.git", "version": "v1"}
+SSH = {
+    "ssh_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n",
+    "ssh_known_hosts": "git.example.com ssh-ed25519 AAAA",
+}
 
 
 def problems(values: dict[str, Any]) -> list[str]:
@@ -196,6 +200,11 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_source": {**GIT, "checkout": "host", "username": "u", "password": SECRET}},
         {"asgi_app_source": {"git": "git@git.example.com:blog.git", "version": "main"}},
         {"asgi_app_source": {"git": "ssh://git@git.example.com/blog.git", "version": "main"}},
+        *(
+            {"asgi_app_source": {"git": url, "version": "main", **SSH, "checkout": checkout}}
+            for url in ("git@git.example.com:blog.git", "ssh://git.example.com/blog.git", "git:x")
+            for checkout in ("controller", "host")
+        ),
         {"asgi_app_source": {"path": "/src/blog", "include": ["/dist/"], "exclude": ["*.md"]}},
         {"asgi_app_source": {"archive": "../blog.tar.gz"}},
         {"asgi_app_source": {"archive": "../blog@2.zip", "checksum": CHECKSUM}},
@@ -377,6 +386,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"asgi_app_source": {"path": "x", "version": "v1"}}, "asgi_app_source.version: "),
     ({"asgi_app_source": {**GIT, "exclude": []}}, "asgi_app_source.exclude: "),
+    *(
+        ({"asgi_app_source": {**GIT, name: text}}, f"asgi_app_source.{name}: is for a URL of SSH")
+        for name, text in SSH.items()
+    ),
+    (
+        {"asgi_app_source": {"git": "git@x:y", "version": "v1", "ssh_key": "ssh-ed25519 AAAA"}},
+        "asgi_app_source.ssh_key: write the text of a private key",
+    ),
+    (
+        {"asgi_app_source": {"git": "git@x:y", "version": "v1", "checkout": "host"}},
+        "asgi_app_source.ssh_key, ssh_known_hosts: with checkout: host write the text",
+    ),
     ({"asgi_app_source": {"path": "/x", "exclude": "data"}}, "asgi_app_source.exclude: "),
     ({"asgi_app_source": {"path": "/x", "include": [""]}}, "asgi_app_source.include: "),
     ({"asgi_app_source": {"path": "/x", "include": ["a\nb"]}}, "asgi_app_source.include: "),
