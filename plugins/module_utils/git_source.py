@@ -26,6 +26,8 @@ MINIMUM_GIT = "2.32"
 GIT_COUNT = "GIT_CONFIG_COUNT"
 #: What to do where ssh says this.
 SSH_ADVICE = {
+    "Load key ": "ssh cannot read asgi_app_source.ssh_key: write all lines of a private key"
+    " without a passphrase, as a block of YAML with |",
     "Host key verification failed": "ssh does not know the key of that server: write the line that"
     " ssh-keyscan prints, once it is verified, as asgi_app_source.ssh_known_hosts",
     "Permission denied (publickey": "the server does not accept the key: write a deploy key that it"
@@ -45,6 +47,10 @@ GIT_REPOSITORY = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
     "GIT_DIR",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
     "GIT_INDEX_FILE",
     "GIT_OBJECT_DIRECTORY",
     "GIT_PREFIX",
@@ -78,10 +84,15 @@ class GitAccess:
         """
         given = {
             "GIT_CONFIG_GLOBAL": self.configuration,
-            SSH_KEY: self.ssh_key and f"{self.ssh_key.strip()}\n",
-            SSH_KNOWN_HOSTS: self.ssh_known_hosts and f"{self.ssh_known_hosts.strip()}\n",
+            SSH_KEY: self.ssh_key,
+            SSH_KNOWN_HOSTS: self.ssh_known_hosts,
         }
-        return {variable: text for variable, text in given.items() if text}
+        # ssh reads no key whose last line has no end, or that has those of Windows
+        return {
+            variable: "".join(f"{line}\n" for line in text.strip().splitlines())
+            for variable, text in given.items()
+            if text
+        }
 
     def ssh_variables(self) -> dict[str, str]:
         """Returns the environment that has git call ssh with the key and the hosts."""
@@ -232,8 +243,8 @@ def git_failure(arguments: Sequence[str], directory: Path, text: str) -> DeployE
             f" trust it: git config --global --add safe.directory {owned[1]}"
         )
     told = f"git {git_command(arguments)} failed: {hide_credentials(text.strip())}"
-    advice = (words for sign, words in SSH_ADVICE.items() if sign in text)
-    return DeployError("\n".join([told, *advice]))
+    advice = [words for sign, words in SSH_ADVICE.items() if sign in text]
+    return DeployError("\n".join([told, *advice[:1]]))
 
 
 def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, str]:

@@ -69,7 +69,7 @@ class Answer:
         text: What was answered, in a few words.
         slot: The slot that the proxy says it asked, if it says so.
         timed_out: Nobody answered within the time for one question.
-        status: Status of the answer; 0 where there was none.
+        status: Status that is not accepted; 0 for none.
     """
 
     healthy: bool
@@ -81,7 +81,7 @@ class Answer:
     @property
     def is_final(self) -> bool:
         """The app has started, and does not accept the question."""
-        return not self.healthy and 400 <= self.status < 500 and self.status not in PASSING
+        return 400 <= self.status < 500 and self.status not in PASSING
 
     def advice(self, check: HealthCheck) -> str:
         """Says which variable to set, where the question is wrong; empty where it may not be."""
@@ -171,8 +171,8 @@ def ask(connect: Callable[[], socket.socket], check: HealthCheck) -> Answer:
         return Answer(False, f"status {status}: {shown}", slot, status=status)
     if check.body not in body:
         text = f"status {status} without {check.body!r}: {shown}"
-        return Answer(False, text, slot, status=status)
-    return Answer(True, f"status {status}", slot, status=status)
+        return Answer(False, text, slot)
+    return Answer(True, f"status {status}", slot)
 
 
 def ask_listener(listener: Listener, check: HealthCheck) -> Answer:

@@ -23,11 +23,13 @@ from typing import Any
 
 from .errors import DeployError
 from .git_source import GitAccess, checkout, git, hide_credentials, resolve_commit
-from .uv_lock import require_current
+from .uv_lock import LOCK, require_current
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
 DIGEST_LENGTH = 12
+#: Stands for the files of a submodule that was not fetched.
+NOT_FETCHED = ".not-fetched"
 #: What a file begins with that only stands for one.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 #: Stands for a release that only the deploy itself can name.
@@ -75,12 +77,9 @@ def candidates(source: Path) -> Iterator[str]:
         nested = source / name
         if nested.is_dir() and not nested.is_symlink():
             # a submodule, or another repository inside this one
-            if not (nested / ".git").exists():
-                raise DeployError(
-                    f"asgi_app_source.path: the submodule {nested} was not fetched;"
-                    " run git submodule update --init --recursive"
-                )
-            yield from (f"{name.rstrip('/')}/{inner}" for inner in candidates(nested))
+            fetched = (nested / ".git").exists()
+            inside_of = candidates(nested) if fetched else iter([NOT_FETCHED])
+            yield from (f"{name.rstrip('/')}/{inner}" for inner in inside_of)
         else:
             yield name
 
@@ -106,14 +105,15 @@ def matching(patterns: Sequence[str], names: Collection[str]) -> dict[str, str]:
         told = git(
             ["check-ignore", "--no-index", "--verbose", "--stdin", "-z"],
             empty,
-            given="\0".join(names),
+            # a name may begin as a pathspec does
+            given="\0".join(f"./{name}" for name in names),
             # nothing matches
             good=(0, 1),
         )
     # of each path: file and line of the pattern, the pattern, the path
     words = told.split("\0")
     found = zip(words[2::4], words[3::4], strict=True)
-    return {name: pattern for pattern, name in found if not pattern.startswith("!")}
+    return {name[2:]: pattern for pattern, name in found if not pattern.startswith("!")}
 
 
 def included(source: Path, patterns: Sequence[str]) -> set[str]:
@@ -137,12 +137,19 @@ def included(source: Path, patterns: Sequence[str]) -> set[str]:
 
 
 def tree(source: Path) -> Iterator[str]:
-    """Yields the relative paths of all that a directory has, whatever .gitignore files say."""
+    """Yields the relative paths of what may belong to a source, whatever .gitignore files say."""
     for directory, folders, files in os.walk(source):
-        folders[:] = [name for name in folders if not ignored_by_rule(PurePosixPath(name))]
+        folders[:] = [
+            name
+            for name in folders
+            if not ignored_by_rule(PurePosixPath(name))
+            and not Path(directory, name, "pyvenv.cfg").is_file()
+        ]
         for name in (*folders, *files):
             path = Path(directory, name)
-            if path.is_symlink() or not path.is_dir():
+            if (path.is_symlink() or not path.is_dir()) and not ignored_by_rule(
+                PurePosixPath(name)
+            ):
                 yield path.relative_to(source).as_posix()
 
 
@@ -186,6 +193,11 @@ def entries(
     for name in names - matching(exclude, sorted(names)).keys():
         relative = PurePosixPath(name)
         path = source / name
+        if relative.name == NOT_FETCHED:
+            raise DeployError(
+                f"asgi_app_source.path: the submodule {path.parent} was not fetched; run git"
+                " submodule update --init --recursive, or name it in asgi_app_source.exclude"
+            )
         if ignored_by_rule(relative) or in_environment(path):
             continue
         try:
@@ -209,9 +221,9 @@ def entries(
 def pointer_of_lfs(path: Path) -> DeployError:
     """Returns the error for a file that Git LFS has not fetched."""
     return DeployError(
-        f"asgi_app_source: {path} is a pointer of Git LFS in place of the file. Install git-lfs on"
-        " the controller (git lfs install), and fetch the files of a working directory (git lfs"
-        " pull); with checkout: host they cannot be fetched, write checkout: controller"
+        f"asgi_app_source: {path} is a pointer of Git LFS in place of the file. For git, install"
+        " git-lfs on the controller (git lfs install), and write checkout: controller; for path,"
+        " fetch the files there (git lfs pull); an archive must have the files themselves"
     )
 
 
@@ -358,6 +370,15 @@ def archive_plan(
     return packed_plan(source, found, scratch, build, directory, origin)
 
 
+def require_lock(
+    source: Path, found: Sequence[Entry], build: Mapping[str, Any], directory: str
+) -> None:
+    """Raises where the uv.lock that uv will install is out of date."""
+    lock = (PurePosixPath(directory) / LOCK).as_posix()
+    if build.get("installer") == "uv" and lock in {entry.path for entry in found}:
+        require_current(source / directory)
+
+
 def packed_plan(
     source: Path,
     found: Sequence[Entry],
@@ -368,7 +389,7 @@ def packed_plan(
 ) -> dict[str, str]:
     """Packs what was found in a directory; its content names the release."""
     version = project_version(source / directory)
-    require_current(source, directory)
+    require_lock(source, found, build, directory)
     digest = content_digest(found)
     archive = scratch / f"{digest}.tar.gz"
     pack(source, found, archive, time.time())
@@ -388,8 +409,8 @@ def git_plan(
     tree = scratch / commit
     checkout(url, commit, tree, access)
     readable = project_version(tree / directory)
-    require_current(tree, directory)
     found = entries(tree)
+    require_lock(tree, found, build, directory)
     archive = scratch / f"{commit}.tar.gz"
     pack(tree, found, archive, time.time())
     return plan(

@@ -11,6 +11,7 @@ tomllib and packaging.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .errors import DeployError
 LOCK = "uv.lock"
 #: Where a package in the lock is a project of the source.
 PROJECTS = ("virtual", "editable", "directory")
+#: What a project requires, and for its extras.
+LISTS = {"dependencies", "optional-dependencies"}
 #: A requirement from elsewhere than an index; in pyproject.toml its place is in [tool.uv.sources].
 PLACES = {*PROJECTS, "git", "url", "path"}
 
@@ -27,44 +30,38 @@ PLACES = {*PROJECTS, "git", "url", "path"}
 Requirements = Mapping[str, set[frozenset[Any]]]
 
 
-def require_current(root: Path, directory: str) -> None:
-    """Raises where the uv.lock of an app does not match its pyproject.toml.
+def require_current(directory: Path) -> None:
+    """Raises where the uv.lock that an app is installed from does not match its pyproject.toml.
 
     Args:
-        root: The source.
-        directory: The folder of the app in it.
+        directory: The app.
 
     Raises:
         DeployError: Which requirements differ, and how to lock them.
     """
+    for package, project in projects(directory, read(directory / LOCK).get("package", [])):
+        differing = sorted(differences(project, package))
+        if differing:
+            where = os.path.normpath(f"{place(package)}/pyproject.toml")
+            raise DeployError(
+                f"asgi_app_source: {LOCK} is out of date, it was made before {where} named"
+                f" {', '.join(differing)} as it does now, so another set would be installed; run uv"
+                " lock, and add the file to the source"
+            )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        DeployError: It is none.
+    """
     import tomllib
 
-    lock = lock_of(root, root / directory)
-    if lock is None:
-        return
     try:
-        packages = tomllib.loads(lock.read_text(encoding="utf-8")).get("package", [])
-        for package, project in projects(lock.parent, packages):
-            differing = sorted(differences(project, package))
-            if differing:
-                where = (lock.parent / place(package) / "pyproject.toml").relative_to(root)
-                raise DeployError(
-                    f"asgi_app_source: {lock.relative_to(root)} is out of date, it was made before"
-                    f" {where} named {', '.join(differing)} as it does now, so another set would be"
-                    " installed; run uv lock, and add the file to the source"
-                )
-    except tomllib.TOMLDecodeError as error:
-        raise DeployError(f"asgi_app_source: {lock.name} is not valid TOML: {error}") from error
-
-
-def lock_of(root: Path, directory: Path) -> Path | None:
-    """Returns the lock of an app: its own, or that of the workspace above it."""
-    for parent in (directory, *directory.parents):
-        if (parent / LOCK).is_file():
-            return parent / LOCK
-        if parent == root:
-            break
-    return None
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DeployError(f"asgi_app_source: {path} is not valid TOML: {error}") from error
 
 
 def place(package: Mapping[str, Any]) -> str:
@@ -77,16 +74,15 @@ def projects(
     above: Path, packages: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields each package of a lock that is a project beside it, with its [project] table."""
-    import tomllib
-
     for package in packages:
         path = above / place(package) / "pyproject.toml"
         if not place(package) or not path.is_file():
             continue
-        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        project = read(path).get("project", {})
         # what is dynamic is in no file, and the lock of an old uv repeats nothing
-        dynamic = {"dependencies", "optional-dependencies"} & {*project.get("dynamic", [])}
-        if project and not dynamic and ("metadata" in package or "dependencies" not in package):
+        dynamic = LISTS & {*project.get("dynamic", [])}
+        old = "metadata" not in package and LISTS & package.keys()
+        if project and not dynamic and not old:
             yield package, project
 
 

@@ -75,7 +75,8 @@ OWN_FILES = ("requirements.txt", "pyproject.toml", "uv.lock")
 HIDDEN_FROM_APP = re.compile(r"/+(home|root|run/user|tmp|var/tmp|dev|proc|sys)(?:/|$)")
 DEVICE = re.compile(r"/dev/[A-Za-z0-9/_.:-]+|(?:char|block)-[A-Za-z0-9_.*-]+")
 #: With a scheme, or as scp has it.
-SSH_URL = re.compile(r"ssh://|(?:[^/:@]+@)?[^/:@]+:(?!//)")
+PRIVATE_KEY = re.compile(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----[ \t]*\r?\n")
+SSH_URL = re.compile(r"(?:git\+)?ssh(?:\+git)?://|(?:[^/:@]+@)?[^/:@]+:(?!//)", re.IGNORECASE)
 #: A share of the host's memory.
 PERCENTAGE = re.compile(r"(?:[1-9][0-9]?|100)%")
 LOCK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -316,7 +317,7 @@ def ssh_problems(source: Mapping[str, Any]) -> list[str]:
         for name in ("ssh_key", "ssh_known_hosts")
         if source.get(name) and not over_ssh
     ]
-    if key and not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----\s", str(key)):
+    if key and not PRIVATE_KEY.match(str(key)):
         problems.append(
             "asgi_app_source.ssh_key: write the text of a private key, from -----BEGIN to its last"
             " line, with its line breaks (a block with |, or a lookup of the file)"
@@ -336,7 +337,7 @@ def pattern_problems(source: Mapping[str, Any]) -> list[str]:
         f"asgi_app_source.{key}: write a list of patterns as in a .gitignore file, for example"
         " [dist/, '*.mo']"
         for key in ("include", "exclude")
-        if isinstance(source.get(key) or [], str)
+        if not isinstance(source.get(key) or [], list)
         or not all(
             isinstance(one, str) and re.fullmatch(r"\S|\S.*\S", one)
             for one in source.get(key) or []

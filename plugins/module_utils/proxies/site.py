@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
 from ..layout import SLOTS, Layout
-from . import driver
+from . import driver, traefik
 from .handover import SITES
 
 #: The program in a unit file.
@@ -44,10 +44,14 @@ class Site:
     secrets: Sequence[str] = field(default_factory=list)
 
     @property
-    def names(self) -> set[str]:
-        """Of its own files; there is one name, and none where nothing is configured."""
-        directory = SITES.get(self.provider)
-        return {Path(path).stem for path in self.files if Path(path).parent == directory}
+    def name(self) -> str:
+        """Name of the file that the proxy reads for it; empty where nothing is configured."""
+        paths = [Path(path) for path in self.files]
+        if self.provider == "traefik":
+            # the driver makes that file of this one
+            own = (text for path, text in self.files.items() if Path(path).parent == traefik.SITES)
+            paths = [Path(json.loads(text)["file"]) for text in own if text.startswith("{")]
+        return next((path.stem for path in paths if path.parent == SITES[self.provider]), "")
 
 
 def read(path: Path) -> Site | None:
@@ -116,15 +120,15 @@ def refuse_renamed(layout: Layout, wanted: Site) -> None:
         DeployError: Which name to write, and how to get to another one.
     """
     live = live_site(layout)
-    if live is None or live.provider != wanted.provider or not (live.names and wanted.names):
+    if live is None or live.provider != wanted.provider or not (live.name and wanted.name):
         return
-    if live.names != wanted.names:
-        former, name = min(live.names), min(wanted.names)
+    if live.name != wanted.name:
         raise DeployError(
-            f"asgi_proxy_site: {name!r} is not the site of the live release, {former!r}, and a site"
-            f" cannot be renamed while it is live. Write asgi_proxy_site: {former}. To rename it,"
-            f" remove {former} first (the role proxy with tasks_from: remove) and deploy again;"
-            " until then the app cannot be reached. Nothing was changed."
+            f"asgi_proxy_site: {wanted.name!r} is not the site of the live release, {live.name!r},"
+            " and a site cannot be renamed while it is live. Write asgi_proxy_site:"
+            f" {live.name}. To rename it, remove it first (the role proxy with tasks_from: remove"
+            f" and asgi_proxy_site: {live.name}) and deploy again; until then the app cannot be"
+            " reached. Nothing was changed."
         )
 
 

@@ -246,6 +246,9 @@ def test_only_the_same_answer_ends_the_wait() -> None:
 def test_an_accepted_status_is_no_wrong_question(instance: UnixServer) -> None:
     answer = ask(instance, replace(CHECK, path="/status/404", statuses=["404"]))
     assert (answer.healthy, answer.is_final, answer.advice(CHECK)) == (True, False, "")
+    # it is the text that is missing
+    answer = ask(instance, replace(CHECK, path="/status/404", statuses=["404"], body="queue"))
+    assert (answer.healthy, answer.is_final, answer.advice(CHECK)) == (False, False, "")
 
 
 def test_a_long_answer_is_shown_in_part(instance: UnixServer) -> None:

@@ -249,6 +249,8 @@ def test_a_deleted_file_is_left_out_although_git_still_lists_it(tmp_path: Path) 
 
 MORE = {
     **dict.fromkeys(("data/a.csv", "data/sub/b.csv", "blog/data/c.csv", "mydata/d.csv"), "x"),
+    # names that begin as pathspecs of git do
+    **dict.fromkeys((":data", ":(x)y"), "x"),
     **dict.fromkeys(("tests/test_x.py", "docs/a/b.rst", "notes.md", "blog/keep.md"), "x"),
 }
 
@@ -261,6 +263,7 @@ MORE = {
         (["tests/", "docs/**"], {"tests/test_x.py", "docs/a/b.rst"}),
         (["*.md", "!keep.md"], {"notes.md"}),
         (["data/*.csv"], {"data/a.csv"}),
+        ([":data", "/:(x)y"], {":data", ":(x)y"}),
         # a folder in a pattern is none where there is only a file
         (["notes.md/"], set()),
         (["# all"], set()),
@@ -305,6 +308,23 @@ def test_include_takes_what_was_built_and_is_ignored(tmp_path: Path, tracked: bo
     assert set(names(source.entries(root, include=["dist/"]))) == ignored | built
     found = names(source.entries(root, ["assets"], include=["/dist", "*.mo"]))
     assert set(found) == {*ignored, "dist/index.html", "blog/locale/de.mo"}
+
+
+def test_pathspecs_of_the_environment_say_nothing_of_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_LITERAL_PATHSPECS", "1")
+    root = write(tmp_path / "app", {**FILES, "notes.md": "x"})
+    assert names(source.entries(root, ["*.md"])) == sorted(FILES)
+
+
+def test_what_never_belongs_to_a_source_was_not_built(tmp_path: Path) -> None:
+    """As the translations in a virtual environment, where those of the app were not compiled."""
+    root = write(tmp_path / "app", FILES)
+    write(root, {".venv/pyvenv.cfg": "", ".venv/lib/de.mo": "x", "blog/a.pyc": "x"})
+    for pattern in ("*.mo", "*.pyc"):
+        with pytest.raises(DeployError, match="matches no file"):
+            source.entries(root, include=[pattern])
 
 
 @pytest.mark.parametrize("patterns", [["dist/"], ["*.mo", "dist/"], ["!x", "dist/"]])
@@ -407,6 +427,10 @@ def test_a_submodule_that_was_not_fetched_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="git submodule update") as caught:
         source.entries(tmp_path / "clone")
     assert str(tmp_path / "clone" / "library") in caught.value.message
+    # what is left out need not be there
+    assert names(source.entries(tmp_path / "clone", ["library/"])) == sorted(
+        [*FILES, ".gitmodules"]
+    )
 
 
 def test_a_repository_inside_is_taken_along(tmp_path: Path) -> None:
@@ -436,6 +460,29 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.txt"))).write_text("x", encoding="utf-8")
     with pytest.raises(DeployError, match="not UTF-8"):
         source.entries(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "directory", "rejected"),
+    [
+        ({}, {"installer": "uv"}, "back", True),
+        ({}, {"installer": "pip"}, "back", False),
+        # it is not in the release
+        ({".gitignore": "uv.lock\n"}, {"installer": "uv"}, "back", False),
+        # of another project
+        ({"requirements.txt": ""}, {"installer": "uv"}, ".", False),
+    ],
+)
+def test_a_lock_counts_where_it_is_what_is_installed(
+    tmp_path: Path, files: dict[str, str], settings: dict[str, Any], directory: str, rejected: bool
+) -> None:
+    lock = '[[package]]\nname = "blog"\nsource = { virtual = "." }\n'
+    project = '[project]\nname = "blog"\ndependencies = ["starlette"]\n'
+    old = {"back/uv.lock": lock, "back/pyproject.toml": project}
+    root = write(tmp_path / "app", {**FILES, **old, **files})
+    expected = pytest.raises(DeployError, match=r"uv\.lock is out of date")
+    with expected if rejected else contextlib.nullcontext():
+        source.directory_plan(root, tmp_path, settings, directory)
 
 
 # --- the archive ----------------------------------------------------------------------------------
@@ -597,8 +644,12 @@ def test_ssh_has_the_key_and_the_hosts_from_files_that_only_its_user_reads(
     )
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", str(ssh.parent), prepend=":")
-    # a block of YAML may end without a line break, which ssh needs
-    given = {"git": "git@git.example.com:blog.git", "ssh_key": "KEY-1", "ssh_known_hosts": "HOST-1"}
+    # ssh reads no key whose last line has no end, or that has those of Windows
+    given = {
+        "git": "git@git.example.com:blog.git",
+        "ssh_key": "KEY-1\r\n",
+        "ssh_known_hosts": "HOST-1",
+    }
     with pytest.raises(DeployError, match="git ls-remote failed"):
         git_source.resolve_commit(given["git"], "main", tmp_path, git_source.git_access(given))
     called, mode, key, hosts, *environment = told.read_text().splitlines()
@@ -617,11 +668,16 @@ def test_ssh_has_the_key_and_the_hosts_from_files_that_only_its_user_reads(
     [
         ("Host key verification failed.", "ssh_known_hosts"),
         ("git@git.example.com: Permission denied (publickey,password).", "ssh_key"),
+        (
+            'Load key "/x": error in libcrypto\r\ngit@x: Permission denied (publickey).',
+            "ssh_key: write all lines of a private key without a passphrase",
+        ),
     ],
 )
 def test_what_ssh_rejects_says_what_to_write(said: str, variable: str) -> None:
     error = git_source.git_failure(["ls-remote"], Path("/"), f"{said}\nfatal: no repository")
     assert f"asgi_app_source.{variable}" in error.message
+    assert len(error.message.splitlines()) == len(said.splitlines()) + 2
 
 
 # --- whom a repository belongs to -----------------------------------------------------------------

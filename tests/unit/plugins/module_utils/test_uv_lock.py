@@ -68,7 +68,7 @@ def test_a_change_that_was_not_locked_is_named(tmp_path: Path, change: str) -> N
     write(tmp_path, PROJECT.replace(before, after, 1))
     words = f"uv.lock is out of date, it was made before pyproject.toml named {told} as it does"
     with pytest.raises(DeployError, match=words):
-        require_current(tmp_path, ".")
+        require_current(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_change_that_was_not_locked_is_named(tmp_path: Path, change: str) -> N
     ],
 )
 def test_a_lock_that_matches_is_taken(tmp_path: Path, project: str) -> None:
-    require_current(write(tmp_path, project), ".")
+    require_current(write(tmp_path, project))
 
 
 def test_a_lock_that_repeats_nothing_is_taken(tmp_path: Path) -> None:
@@ -95,39 +95,49 @@ def test_a_lock_that_repeats_nothing_is_taken(tmp_path: Path) -> None:
     old = (
         '[[package]]\nname = "blog"\nsource = { virtual = "." }\ndependencies = [{ name = "a" }]\n'
     )
-    require_current(write(tmp_path, lock=old), ".")
+    require_current(write(tmp_path, lock=old))
 
 
 def test_a_project_that_required_nothing_has_no_list(tmp_path: Path) -> None:
     write(tmp_path, lock='[[package]]\nname = "blog"\nsource = { virtual = "." }\n')
     with pytest.raises(DeployError, match="named anyio, my-lib, psycopg, starlette, uvicorn as"):
-        require_current(tmp_path, ".")
+        require_current(tmp_path)
 
 
-def test_the_lock_of_a_workspace_is_that_of_its_members(tmp_path: Path) -> None:
+def test_a_lock_is_that_of_all_members_of_its_workspace(tmp_path: Path) -> None:
     lock = LOCK.replace('virtual = "."', 'editable = "apps/blog"')
     write(tmp_path, "[tool.uv.workspace]\nmembers = ['apps/*']\n", lock)
     member = write(tmp_path / "apps/blog", lock="")
-    require_current(tmp_path, "apps/blog")
+    require_current(tmp_path)
     write(member, PROJECT.replace("<2", "<3"), lock="")
     words = "uv.lock is out of date, it was made before apps/blog/pyproject.toml named starlette"
     with pytest.raises(DeployError, match=words):
-        require_current(tmp_path, "apps/blog")
+        require_current(tmp_path)
 
 
-def test_a_source_without_a_lock_is_left_alone(tmp_path: Path) -> None:
-    # it belongs to no source
-    write(tmp_path, lock="not TOML")
-    require_current(write(tmp_path / "source", lock=""), ".")
+def test_a_project_elsewhere_is_named_by_its_path(tmp_path: Path) -> None:
+    """uv locks a path dependency wherever it is."""
+    library = write(tmp_path / "library", PROJECT.replace("<2", "<3"), lock="")
+    for path in (str(library), "../library"):
+        app = write(
+            tmp_path / "app", "[project]\n", LOCK.replace('virtual = "."', f'directory = "{path}"')
+        )
+        with pytest.raises(DeployError, match=f"before {path}/pyproject.toml named starlette as"):
+            require_current(app)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    require_current(write(tmp_path, f"\ufeff{PROJECT}"))
 
 
 @pytest.mark.parametrize(
     ("project", "lock", "told"),
     [
         (PROJECT, "not TOML", "uv.lock is not valid TOML"),
+        ("[[[", LOCK, "pyproject.toml is not valid TOML"),
         (PROJECT.replace("uvicorn[", "uvicorn[["), LOCK, "pyproject.toml of the app: "),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, project: str, lock: str, told: str) -> None:
     with pytest.raises(DeployError, match=told):
-        require_current(write(tmp_path, project, lock), ".")
+        require_current(write(tmp_path, project, lock))

@@ -202,7 +202,12 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_source": {"git": "ssh://git@git.example.com/blog.git", "version": "main"}},
         *(
             {"asgi_app_source": {"git": url, "version": "main", **SSH, "checkout": checkout}}
-            for url in ("git@git.example.com:blog.git", "ssh://git.example.com/blog.git", "git:x")
+            for url in (
+                "git@git.example.com:blog.git",
+                "ssh://x/blog.git",
+                "git+SSH://x/y",
+                "git:x",
+            )
             for checkout in ("controller", "host")
         ),
         {"asgi_app_source": {"path": "/src/blog", "include": ["/dist/"], "exclude": ["*.md"]}},
@@ -395,13 +400,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "asgi_app_source.ssh_key: write the text of a private key",
     ),
     (
+        # folded, by > in place of |
+        {
+            "asgi_app_source": {
+                "git": "git@x:y",
+                "version": "v1",
+                "ssh_key": SSH["ssh_key"].replace("\n", " "),
+            }
+        },
+        "asgi_app_source.ssh_key: write the text of a private key",
+    ),
+    (
         {"asgi_app_source": {"git": "git@x:y", "version": "v1", "checkout": "host"}},
         "asgi_app_source.ssh_key, ssh_known_hosts: with checkout: host write the text",
     ),
     ({"asgi_app_source": {"path": "/x", "exclude": "data"}}, "asgi_app_source.exclude: "),
     ({"asgi_app_source": {"path": "/x", "include": [""]}}, "asgi_app_source.include: "),
     ({"asgi_app_source": {"path": "/x", "include": ["a\nb"]}}, "asgi_app_source.include: "),
-    ({"asgi_app_source": {"path": "/x", "exclude": [1]}}, "asgi_app_source.exclude: "),
+    *(
+        ({"asgi_app_source": {"path": "/x", "exclude": wrong}}, "asgi_app_source.exclude: ")
+        for wrong in ([1], 5, {"a": "b"})
+    ),
     ({"asgi_app_source": {**GIT, "tag": "v1"}}, "asgi_app_source.tag: "),
     ({"asgi_app_source": {**GIT, "version": ""}}, "asgi_app_source.version: "),
     ({"asgi_app_source": {"git": GIT["git"]}}, "asgi_app_source.version: "),

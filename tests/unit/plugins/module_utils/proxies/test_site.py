@@ -53,9 +53,25 @@ def test_a_site_is_not_renamed_while_it_is_live(app: Layout) -> None:
     moved = replace(SITE, provider="traefik", files={"/etc/traefik/sites/www.json": "{}"})
     for allowed in (OTHER, moved, replace(renamed, files={})):
         site.refuse_renamed(app, allowed)
+    site.refuse_renamed(app, OTHER)
     # once it was taken away nothing is live under the former name
     site.record(app, replace(SITE, files={}), waiting=False)
     site.refuse_renamed(app, renamed)
+
+
+def test_a_site_of_traefik_is_not_renamed_while_it_is_live(app: Layout) -> None:
+    """The role brings a file that is named after the app; the driver makes that of the site."""
+    dynamic = '{"name": "%s", "file": "/etc/traefik/dynamic/%s.yml", "configuration": {}}'
+
+    def named(name: str) -> site.Site:
+        files = {"/etc/traefik/sites/blog.json": dynamic % (name, name), "/etc/traefik/x": "y"}
+        return site.Site("traefik", files, [], "/opt/traefik")
+
+    link_atomic(app.slot_link("blue"), "../releases/1-a")
+    site.record(app, named("blog"), waiting=False)
+    site.refuse_renamed(app, named("blog"))
+    with pytest.raises(DeployError, match="Write asgi_proxy_site: blog"):
+        site.refuse_renamed(app, named("www"))
 
 
 def test_a_damaged_file_is_told_with_what_to_do(app: Layout) -> None:
