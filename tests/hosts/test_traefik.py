@@ -192,6 +192,13 @@ def test_a_domain_of_another_app_is_rejected(blog: OwnAuthority) -> None:
     assert played.changed > 0
 
 
+def test_a_site_is_not_renamed_while_it_is_live(blog: OwnAuthority) -> None:
+    before = blog.run("ls -R /etc/traefik; cat /etc/traefik/dynamic/blog.yml")
+    played = blog.role("proxy", expect=2, asgi_proxy_site="www")
+    assert "Write asgi_proxy_site: blog" in played.unwrapped, played.output
+    assert blog.run("ls -R /etc/traefik; cat /etc/traefik/dynamic/blog.yml") == before
+
+
 def test_after_a_reboot_the_same_slot_serves(blog: OwnAuthority) -> None:
     serving, slot = blog.serving(), blog.slot()
     blog.host.reboot()

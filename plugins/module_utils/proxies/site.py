@@ -49,8 +49,8 @@ class Site:
         paths = [Path(path) for path in self.files]
         if self.provider == "traefik":
             # the driver makes that file of this one
-            own = (text for path, text in self.files.items() if Path(path).parent == traefik.SITES)
-            paths = [Path(json.loads(text)["file"]) for text in own if text.startswith("{")]
+            own = (path for path in paths if (path.parent, path.suffix) == (traefik.SITES, ".json"))
+            paths = [Path(traefik.parse(self.files[str(path)])["file"]) for path in own]
         return next((path.stem for path in paths if path.parent == SITES[self.provider]), "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_a_site_is_not_renamed_while_it_is_live(app: Layout) -> None:
     site.record(app, SITE, waiting=False)
     with pytest.raises(DeployError, match=r"asgi_proxy_site: 'www'.* Write asgi_proxy_site: blog"):
         site.refuse_renamed(app, renamed)
-    moved = replace(SITE, provider="traefik", files={"/etc/traefik/sites/www.json": "{}"})
+    moved = replace(SITE, provider="traefik", files={"/etc/traefik/x": "y"})
     for allowed in (OTHER, moved, replace(renamed, files={})):
         site.refuse_renamed(app, allowed)
     site.refuse_renamed(app, OTHER)
@@ -61,10 +62,13 @@ def test_a_site_is_not_renamed_while_it_is_live(app: Layout) -> None:
 
 def test_a_site_of_traefik_is_not_renamed_while_it_is_live(app: Layout) -> None:
     """The role brings a file that is named after the app; the driver makes that of the site."""
-    dynamic = '{"name": "%s", "file": "/etc/traefik/dynamic/%s.yml", "configuration": {}}'
 
     def named(name: str) -> site.Site:
-        files = {"/etc/traefik/sites/blog.json": dynamic % (name, name), "/etc/traefik/x": "y"}
+        own = {"name": name, "file": f"/etc/traefik/dynamic/{name}.yml", "configuration": {}}
+        files = {
+            "/etc/traefik/sites/blog.json": f"# by a template\n{json.dumps(own)}\n",
+            f"/etc/traefik/sites/{name}.users": "anna:x",
+        }
         return site.Site("traefik", files, [], "/opt/traefik")
 
     link_atomic(app.slot_link("blue"), "../releases/1-a")
