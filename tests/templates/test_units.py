@@ -621,7 +621,7 @@ def test_no_scenario_has_a_problem(role: str, given: dict[str, Any]) -> None:
         ({"asgi_service_outbound_network": False}, 0.3),
         ({"asgi_service_jit": True}, 1.2),
         ({"asgi_service_full_proc": True}, 1.2),
-        ({"asgi_service_devices": ["/dev/nvidia0"]}, 1.3),
+        ({"asgi_service_devices": ["/dev/nvidia0"]}, 1.2),
         ({"asgi_service_writable_paths": ["/data/media"]}, 1.1),
     ],
     ids=str,
