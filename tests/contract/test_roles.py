@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import rollout, source, systemd
+from ansible_collections.asgi.deploy.plugins.module_utils import git_source, rollout, systemd
 from ansible_collections.asgi.deploy.plugins.module_utils.proxies import caddy
 from contract.collection import (
     PLAYBOOKS,
@@ -296,7 +296,7 @@ def test_a_task_keeps_the_rules(path: str, task: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("role", "name", "limits"),
     [
-        ("app", "stage | Decide the release", [source.GIT_TIMEOUT_SECONDS]),
+        ("app", "stage | Decide the release", [git_source.GIT_TIMEOUT_SECONDS]),
         (
             "proxy",
             "caddy_configure | Have Caddy check its configuration",
