@@ -242,9 +242,9 @@ def git_failure(arguments: Sequence[str], directory: Path, text: str) -> DeployE
             " another owner than the user who deploys, and its settings could run commands. If you"
             f" trust it: git config --global --add safe.directory {owned[1]}"
         )
-    told = f"git {git_command(arguments)} failed: {hide_credentials(text.strip())}"
+    failure = f"git {git_command(arguments)} failed: {hide_credentials(text.strip())}"
     advice = [words for sign, words in SSH_ADVICE.items() if sign in text]
-    return DeployError("\n".join([told, *advice[:1]]))
+    return DeployError("\n".join([failure, *advice[:1]]))
 
 
 def git_configuration(settings: Mapping[str, str], first: int = 0) -> dict[str, str]:

@@ -113,8 +113,8 @@ class ImportCheck:
                 " (asgi_service_health_timeout_seconds, at least"
                 f" {MINIMUM_TIMEOUT_SECONDS} s)"
             )
-        told = ended.signal_number or ended.returncode in NOT_STARTED
-        return f"; it {ended.ending}" if told else ""
+        silent = ended.signal_number or ended.returncode in NOT_STARTED
+        return f"; it {ended.ending}" if silent else ""
 
 
 def answer(ended: Ended, entrypoint: str) -> dict[str, Any]:

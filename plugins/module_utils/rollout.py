@@ -322,7 +322,7 @@ def former_site(layout: Layout, slot: str, provider: str) -> sites.Site | None:
 
 
 def refuse_lost_site(layout: Layout, release: str, site: sites.Site) -> None:
-    """Raises where the proxy would not take up the site of a former release any more.
+    """Raises where the proxy would no longer accept the site of a former release.
 
     Another app may have one of its domains by now, or a certificate may be gone.
 

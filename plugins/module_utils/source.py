@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -208,8 +209,7 @@ def entries(
             found.append(Entry(name, "link", str(path.readlink())))
         elif path.is_file():
             with path.open("rb") as file:
-                if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
-                    raise pointer_of_lfs(path)
+                refuse_pointer(file, path)
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             executable = path.stat().st_mode & 0o100
             found.append(Entry(name, "executable" if executable else "file", digest))
@@ -218,13 +218,15 @@ def entries(
     return sorted(found, key=lambda entry: entry.path)
 
 
-def pointer_of_lfs(path: Path) -> DeployError:
-    """Returns the error for a file that Git LFS has not fetched."""
-    return DeployError(
-        f"asgi_app_source: {path} is a pointer of Git LFS in place of the file. For git, install"
-        " git-lfs on the controller (git lfs install), and write checkout: controller; for path,"
-        " fetch the files there (git lfs pull); an archive must have the files themselves"
-    )
+def refuse_pointer(file: BufferedReader, path: Path) -> None:
+    """Raises where Git LFS has not fetched a file; nothing of it is read."""
+    if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+        raise DeployError(
+            f"asgi_app_source: {path} is a pointer of Git LFS in place of the file. For git,"
+            " install git-lfs on the controller (git lfs install), and write checkout:"
+            " controller; for path, fetch the files there (git lfs pull); an archive must have"
+            " the files themselves"
+        )
 
 
 def refuse_pointers(directory: Path) -> None:
@@ -237,8 +239,7 @@ def refuse_pointers(directory: Path) -> None:
         if path.is_symlink():
             continue
         with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise pointer_of_lfs(Path(name))
+            refuse_pointer(file, Path(name))
 
 
 def checkout_on_host(url: str, commit: str, target: Path, access: GitAccess) -> None:

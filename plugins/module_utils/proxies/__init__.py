@@ -119,6 +119,14 @@ class Driver(Protocol):
             former: Those of the former one.
         """
 
+    def site_name(self, files: Mapping[str, str]) -> str:
+        """Returns the name of the file that the proxy reads for the site of an app.
+
+        Args:
+            files: Text of each file of a configuration, by its path; without a site the name is
+                empty.
+        """
+
 
 DRIVERS: dict[str, Driver] = {
     "caddy": caddy.Caddy(),

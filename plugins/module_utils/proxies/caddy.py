@@ -112,6 +112,11 @@ class Caddy:
             for path, text in files.items()
         }
 
+    def site_name(self, files: Mapping[str, str]) -> str:
+        """Returns the name of the file that Caddy reads for the site of an app."""
+        paths = map(Path, files)
+        return next((path.stem for path in paths if path.suffix == SITE_SUFFIX), "")
+
     def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Raises where another proxy would have to give way that serves other apps too."""
         refuse_take_over("caddy", [*own_sites(layout), *own])

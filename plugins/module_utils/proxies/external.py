@@ -61,3 +61,7 @@ class External:
     ) -> Mapping[str, str]:
         """There are none."""
         return files
+
+    def site_name(self, files: Mapping[str, str]) -> str:
+        """There is none."""
+        return ""

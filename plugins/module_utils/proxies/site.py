@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import DeployError
 from ..files import read_text, remove, write_atomic
 from ..layout import SLOTS, Layout
-from . import driver, traefik
+from . import driver
 from .handover import SITES
 
 #: The program in a unit file.
@@ -46,12 +46,7 @@ class Site:
     @property
     def name(self) -> str:
         """Name of the file that the proxy reads for it; empty where nothing is configured."""
-        paths = [Path(path) for path in self.files]
-        if self.provider == "traefik":
-            # the driver makes that file of this one
-            own = (path for path in paths if (path.parent, path.suffix) == (traefik.SITES, ".json"))
-            paths = [Path(traefik.parse(self.files[str(path)])["file"]) for path in own]
-        return next((path.stem for path in paths if path.parent == SITES[self.provider]), "")
+        return driver(self.provider).site_name(self.files)
 
 
 def read(path: Path) -> Site | None:

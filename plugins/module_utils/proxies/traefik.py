@@ -207,6 +207,11 @@ class Traefik:
             for path, text in files.items()
         }
 
+    def site_name(self, files: Mapping[str, str]) -> str:
+        """Returns the name of the file that Traefik reads, which is made of that of the app."""
+        sites = (parse(text) for path, text in files.items() if is_site(Path(path)))
+        return next((Path(site["file"]).stem for site in sites), "")
+
     def refuse_switch(self, layout: Layout, own: Sequence[str] = ()) -> None:
         """Raises where another proxy would have to give way that serves other apps too."""
         # it may not be there yet: a rollout brings it, and check mode writes nothing
