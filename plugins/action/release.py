@@ -19,10 +19,13 @@ from ansible_collections.asgi.deploy.plugins.module_utils.git_source import (
     git_access,
     hide_credentials,
 )
-from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
+    Build,
+    BuildSettings,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.masking import Mask
 from ansible_collections.asgi.deploy.plugins.module_utils.packaged import package_plan
-from ansible_collections.asgi.deploy.plugins.module_utils.source import (
+from ansible_collections.asgi.deploy.plugins.module_utils.source_plans import (
     archive_plan,
     directory_plan,
     git_plan,
@@ -114,29 +117,32 @@ def require_commit(source: dict[str, Any], result: dict[str, Any]) -> None:
         )
 
 
-def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, str]:
+def plan_here(arguments: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
     """Decides the release from a source that the controller can read."""
     directory = arguments.get("directory") or "."
-    build = BuildSettings(
+    settings = BuildSettings(
         installer=arguments.get("installer", "uv"),
         python=arguments.get("python", "python3"),
         extras=arguments.get("extras") or [],
         groups=arguments.get("groups") or [],
+        package=arguments.get("package") or "",
+        requirements_files=arguments.get("requirements_files") or [],
         index=arguments.get("index") or {},
         extra_indexes=arguments.get("extra_indexes") or [],
         commands=arguments.get("commands") or [],
-    ).identity(arguments["entrypoint"], directory)
+    )
+    build = Build(settings, arguments["entrypoint"], directory)
     # removed by Ansible when the run ends, shared by its worker processes until then
     scratch = Path(tempfile.mkdtemp(prefix="asgi-release-", dir=C.DEFAULT_LOCAL_TMP))
     if source.get("path"):
         path = Path(source["path"]).expanduser()
         exclude, include = source.get("exclude") or [], source.get("include") or []
-        return directory_plan(path, scratch, build, directory, exclude, include)
+        return directory_plan(path, scratch, build, exclude, include)
     if source.get("archive"):
         unpacked = archives.unpack(obtain("archive", source, scratch), scratch / "source")
         origin = hide_credentials(source["archive"])
-        return archive_plan(unpacked, origin, scratch, build, directory)
+        return archive_plan(unpacked, origin, scratch, build)
     if source.get("wheel") or source.get("index"):
-        return package_plan(source, scratch, build, arguments.get("extras") or [])
+        return package_plan(source, scratch, build)
     version = str(source["version"])
-    return git_plan(source["git"], version, scratch, git_access(source), build, directory)
+    return git_plan(source["git"], version, scratch, git_access(source), build)

@@ -30,6 +30,8 @@ from .units import environment_file
 #: Root's own; files of a step are in it while the step runs.
 PRIVATE_FILES = Path("/run/asgi-deploy/build")
 CREDENTIALS = Path("/run/credentials")
+#: Characters of an argument in an error text.
+LONGEST_WORD = 400
 #: Variables for HTTP proxies, in lower or upper case.
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
@@ -121,7 +123,9 @@ class Contained:
 
     def failure(self, argv: Sequence[str], purpose: str, ended: Ended) -> DeployError:
         """Returns the error for a step that failed."""
-        step = f"{shlex.join(argv)} to {purpose}"
+        # some have a whole program among their arguments
+        words = [word if len(word) < LONGEST_WORD else "..." for word in argv]
+        step = f"{shlex.join(words)} to {purpose}"
         if ended.result == "timeout":
             why = (
                 f"took longer than {self.timeout_seconds:g} s (asgi_app_build_timeout_seconds)"

@@ -123,7 +123,7 @@ def git(
         directory: Where it runs.
         access: How it reaches a repository.
         given: Its standard input, on the controller.
-        good: Exit statuses that are no failure, on the controller.
+        good: Exit statuses that are no failure.
 
     Raises:
         DeployError: git is missing, too old or failed.
@@ -132,7 +132,7 @@ def git(
         raise DeployError("git is needed to read this source; install it where it is read")
     require_git(git_version(), on_host=access.steps is not None)
     if access.steps is not None:
-        return git_on_host(arguments, directory, access, access.steps)
+        return git_on_host(arguments, directory, access, access.steps, good)
     inherited = {key: value for key, value in os.environ.items() if key not in GIT_REPOSITORY}
     with tempfile.TemporaryDirectory(prefix="asgi-deploy-") as private:
         settings, paths = dict(GIT_SETTINGS), {}
@@ -200,7 +200,11 @@ def require_git(version: str, on_host: bool) -> None:
 
 
 def git_on_host(
-    arguments: Sequence[str], directory: Path, access: GitAccess, steps: Contained
+    arguments: Sequence[str],
+    directory: Path,
+    access: GitAccess,
+    steps: Contained,
+    good: Sequence[int] = (0,),
 ) -> str:
     """Runs git as a step of a build, with the variables of the play, but no files of a user."""
     given = {
@@ -223,7 +227,7 @@ def git_on_host(
         directory=directory,
         check=False,
     )
-    if ended.returncode:
+    if ended.returncode not in good:
         raise git_failure(arguments, directory, ended.output)
     return ended.stdout
 

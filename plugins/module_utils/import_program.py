@@ -78,6 +78,27 @@ def imported(entrypoint: str, server: str) -> dict[str, Any]:
     return found
 
 
+def advice(error: BaseException, entrypoint: str) -> str:
+    """Returns what to do where the module of the app itself is not found; empty for other errors.
+
+    Args:
+        error: What the import has raised.
+        entrypoint: `module:attribute`.
+    """
+    module = entrypoint.partition(":")[0].partition(".")[0]
+    place = Path("src", module)
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
+        return ""
+    if place.is_dir() or place.with_suffix(".py").is_file():
+        return (
+            f"{module} is in src, where the app does not run: set asgi_app_directory to its src\n"
+        )
+    return (
+        f"{module} is neither installed nor in the working directory; asgi_app_directory is the"
+        " folder of the source that has it\n"
+    )
+
+
 def main(entrypoint: str, server: str, timeout_seconds: str) -> None:
     """Runs the check and ends the process, whatever threads and exit handlers the app has."""
     # the app may replace or close its output
@@ -92,8 +113,9 @@ def main(entrypoint: str, server: str, timeout_seconds: str) -> None:
         code = 0
     except Rejected as error:
         os.write(errors, f"{error}\n".encode())
-    except BaseException:
-        os.write(errors, traceback.format_exc().encode(errors="replace"))
+    except BaseException as error:
+        text = f"{traceback.format_exc()}{advice(error, entrypoint)}"
+        os.write(errors, text.encode(errors="replace"))
     finally:
         with contextlib.suppress(Exception):
             sys.stderr.flush()

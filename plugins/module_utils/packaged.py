@@ -16,25 +16,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .dependencies import Dependencies
 from .downloads import file_name, file_version, is_url, normalized, obtain, plain
 from .errors import DeployError
 from .git_source import hide_credentials
-from .source import content_digest, entries, pack, plan, release_id, tree
+from .installers.settings import Build
+from .source import content_digest, entries, pack, tree
+from .source_plans import plan, release_id
 
 REQUIREMENTS = "requirements.txt"
 NOT_LOCKED = "no asgi_app_source.lock: versions of what the package needs are not pinned"
 
 
-def package_plan(
-    source: Mapping[str, Any], scratch: Path, build: Mapping[str, Any], extras: Sequence[str]
-) -> dict[str, str]:
+def package_plan(source: Mapping[str, Any], scratch: Path, build: Build) -> dict[str, Any]:
     """Plans a release of a wheel or of a package in an index, and packs it.
 
     Args:
         source: asgi_app_source with `wheel` or `index`.
         scratch: Where the archive is written.
-        build: How it will be built (BuildSettings.identity).
-        extras: Optional dependencies of the package.
+        build: How it will be built.
 
     Raises:
         DeployError: A file is not there, is none of its kind, or does not fit the others.
@@ -45,7 +45,8 @@ def package_plan(
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    wanted = f"[{','.join(sorted(extras))}]" if extras else ""
+    settings = build.settings
+    wanted = f"[{','.join(sorted(settings.extras))}]" if settings.extras else ""
     if source.get("wheel"):
         name = file_name(source["wheel"])
         package, version = wheel_identity(obtain("wheel", source, scratch), name, root)
@@ -63,8 +64,14 @@ def package_plan(
     digest = content_digest(found)
     archive = scratch / f"{digest}.tar.gz"
     pack(root, found, archive, time.time())
-    decided = plan(release_id(version, digest, build), version, digest, "", told, str(archive))
-    return decided if source.get("lock") else {**decided, "note": NOT_LOCKED}
+    dependencies = Dependencies(
+        REQUIREMENTS,
+        [REQUIREMENTS],
+        hashed=any("--hash" in line for line in requirements),
+        notes=[] if source.get("lock") else [NOT_LOCKED],
+    )
+    release = release_id(version, digest, build.identity())
+    return plan(release, version, digest, "", told, str(archive), dependencies)
 
 
 def wheel_identity(wheel: Path, name: str, root: Path) -> tuple[str, str]:

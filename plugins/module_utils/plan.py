@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from .dependencies import describe
 from .layout import other_slot
 from .proxies.handover import TAKE_OVER
-from .source import UNDECIDED
+from .source_plans import UNDECIDED
 
 SHOWN_DIGITS = 12
 #: Why a migration runs for a release for which it has run.
@@ -58,7 +59,8 @@ def plan(facts: Mapping[str, Any]) -> list[str]:
     if facts["rollout"]["recovered"]:
         lines.append(f"left behind: {facts['rollout']['recovered']}")
     if facts["mode"] == "site":
-        lines += [packages_line(facts), build_line(facts), migration_line(facts)]
+        lines += [packages_line(facts), build_line(facts), dependencies_line(facts)]
+        lines.append(migration_line(facts))
     else:
         lines += ["build: nothing", f"migration: none, a {facts['mode']} runs none"]
     if facts.get("instances_reason"):
@@ -106,6 +108,17 @@ def build_line(facts: Mapping[str, Any]) -> str:
     source = found["source"] if found["source"] != "path" else facts.get("source_path", "")
     version = f"version {found['version']}, " if found["version"] else ""
     return f"build: {release}, {version}{content} of {source}"
+
+
+def dependencies_line(facts: Mapping[str, Any]) -> str:
+    """Says from which files a release is built, and what of them is not pinned or not used."""
+    found, staged = facts.get("plan") or {}, facts.get("staged") or {}
+    if found.get("release") != facts["rollout"]["release"] or not staged.get("changed"):
+        return ""
+    planned = found["dependencies"]
+    if not planned:
+        return "dependencies: not known before a host has checked out the source"
+    return f"dependencies: {'; '.join([describe(planned), *planned['notes']])}"
 
 
 def migration_line(facts: Mapping[str, Any]) -> str:

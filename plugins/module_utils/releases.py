@@ -23,10 +23,11 @@ from typing import Any
 from . import static
 from .commands import remove_tree, run
 from .contained import Contained
+from .dependencies import Dependencies
 from .errors import DeployError
 from .files import link_atomic, read_text, remove, write_atomic
 from .import_check import ImportCheck
-from .installers import Builder, BuildSettings
+from .installers import Build, Builder
 from .layout import SLOTS, Layout
 from .masking import mask_of
 from .sealing import seal
@@ -44,31 +45,29 @@ class StageRequest:
         release: Its id.
         archive: The source as a tar archive, on this host; None where `checkout` is given.
         manifest: What is known of the source (version, digest, commit).
-        build: How to build.
+        build: What to build, and how.
         steps: What runs the steps of the build.
         user: The app's user.
         build_user: Owner of the release's files.
         cache: Cache of the installer for this app.
         import_check: How the entry point is imported.
-        directory: The folder inside the source that is the working directory.
         minimum_free_mebibytes: Refuse to build with less free space.
         checkout: Called with a directory that it fills with the source.
-        notes: What is to be known of the source, for the manifest.
+        dependencies: What is installed; None where the source is looked at on this host.
     """
 
     release: str
     archive: Path | None
     manifest: Mapping[str, Any]
-    build: BuildSettings
+    build: Build
     steps: Contained
     user: str
     build_user: str
     cache: Path
     import_check: ImportCheck
-    directory: str = "."
     minimum_free_mebibytes: int = 0
     checkout: Callable[[Path], None] | None = None
-    notes: Sequence[str] = ()
+    dependencies: Dependencies | None = None
 
 
 def prepare_directories(layout: Layout, request: StageRequest) -> None:
@@ -118,7 +117,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             write_atomic(layout.unsealed(request.release), "")
             notes = build(directory, request, former)
             seal(directory, former)
-            refuse_other_link(directory / "app", Path("source") / request.directory)
+            refuse_other_link(directory / "app", Path("source") / request.build.directory)
             # a power cut must not leave empty files in a release
             os.sync()
             remove(layout.unsealed(request.release))
@@ -131,7 +130,7 @@ def stage(layout: Layout, request: StageRequest) -> dict[str, Any]:
             "release": request.release,
             **request.manifest,
             "entrypoint": request.import_check.entrypoint,
-            "notes": [*request.notes, *notes],
+            "notes": notes,
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "build_seconds": round(time.monotonic() - started, 1),
         }
@@ -159,7 +158,7 @@ def build(directory: Path, request: StageRequest, former: Path | None) -> list[s
     source = directory / "source"
     source.mkdir(mode=0o750)
     # what runs is always `app`, wherever in the source it lies
-    (directory / "app").symlink_to(Path("source") / request.directory)
+    (directory / "app").symlink_to(Path("source") / request.build.directory)
     # the directory last: in what belongs to the build user root changes no owner by a name
     for path in (source, directory):
         shutil.chown(path, request.build_user, request.user)
@@ -171,19 +170,20 @@ def build(directory: Path, request: StageRequest, former: Path | None) -> list[s
         )
     elif request.checkout is not None:
         request.checkout(source)
-    working = source / request.directory
-    if not working.is_dir():
-        raise DeployError(f"asgi_app_directory: the source has no directory {request.directory!r}")
+    if not (source / request.build.directory).is_dir():
+        raise DeployError(
+            f"asgi_app_directory: the source has no directory {request.build.directory!r}"
+        )
     builder = Builder(
-        settings=request.build,
+        build=request.build,
         steps=request.steps,
         directory=directory,
-        source=working,
         cache=request.cache,
+        dependencies=request.dependencies,
         former=former,
     )
-    builder.build()
-    builder.compile_source(source)
+    builder.run()
+    builder.compile_source()
     if request.checkout is not None:
         # nothing needs the history any more, and it may name the server
         request.steps.run(

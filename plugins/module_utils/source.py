@@ -12,29 +12,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
 import tarfile
 import tempfile
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from .errors import DeployError
-from .git_source import GitAccess, checkout, git, hide_credentials, resolve_commit
-from .uv_lock import LOCK, require_current
+from .git_source import git
 
 VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj"}
 CACHES = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"}
-DIGEST_LENGTH = 12
 #: Stands for the files of a submodule that was not fetched.
 NOT_FETCHED = ".not-fetched"
 #: What a file begins with that only stands for one.
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-#: Stands for a release that only the deploy itself can name.
-UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -45,11 +38,13 @@ class Entry:
         path: Relative path, with slashes.
         kind: `file`, `executable` or `link`.
         digest: SHA-256 of a file's content; the target of a link.
+        content: Of a file that the source has not got and that is made for the build.
     """
 
     path: str
     kind: str
     digest: str
+    content: bytes | None = None
 
 
 def ignored_by_rule(path: PurePosixPath) -> bool:
@@ -242,16 +237,6 @@ def refuse_pointers(directory: Path) -> None:
             refuse_pointer(file, Path(name))
 
 
-def checkout_on_host(url: str, commit: str, target: Path, access: GitAccess) -> None:
-    """Puts the files of one commit into a directory of a host, where nothing fetches those of LFS.
-
-    Raises:
-        DeployError: git failed, or a file is a pointer of Git LFS.
-    """
-    checkout(url, commit, target, access)
-    refuse_pointers(target)
-
-
 def content_digest(found: Sequence[Entry]) -> str:
     """Returns the SHA-256 over paths, kinds and contents."""
     digest = hashlib.sha256()
@@ -284,159 +269,10 @@ def pack(source: Path, found: Sequence[Entry], archive: Path, planned_at: float)
                 tar.addfile(member)
                 continue
             member.mode = 0o755 if entry.kind == "executable" else 0o644
+            if entry.content is not None:
+                member.size = len(entry.content)
+                tar.addfile(member, BytesIO(entry.content))
+                continue
             with (source / entry.path).open("rb") as file:
                 member.size = os.fstat(file.fileno()).st_size
                 tar.addfile(member, file)
-
-
-def project_version(source: Path) -> str:
-    """Returns the version in pyproject.toml, or an empty text where none is written."""
-    # controllers run Python 3.11 or newer, hosts may not have tomllib
-    import tomllib
-
-    try:
-        with (source / "pyproject.toml").open("rb") as file:
-            project: dict[str, Any] = tomllib.load(file).get("project", {})
-    except FileNotFoundError:
-        return ""
-    except tomllib.TOMLDecodeError as error:
-        raise DeployError(f"pyproject.toml of the app is not valid TOML: {error}") from error
-    version = project.get("version", "")
-    return version if isinstance(version, str) else ""
-
-
-def release_id(version: str, digest: str, build: Mapping[str, Any]) -> str:
-    """Returns the id of a release: a readable version and a digest of all that counts.
-
-    Args:
-        version: The app's own version; characters that a unit name cannot carry are replaced.
-        digest: Digest of the content, or the commit.
-        build: What else the result depends on (installer, Python, extras, indexes).
-    """
-    settings = "\n".join(f"{key}={build[key]!r}" for key in sorted(build))
-    whole = hashlib.sha256(f"{digest}\n{settings}".encode()).hexdigest()
-    readable = re.sub(r"[^A-Za-z0-9._]+", ".", version).strip(".")[:40]
-    return f"{readable or '0'}-{whole[:DIGEST_LENGTH]}"
-
-
-def plan(
-    release: str, version: str, digest: str, commit: str, source: str, archive: str
-) -> dict[str, str]:
-    """Returns what is decided once for a run and then built on every host."""
-    return {
-        "release": release,
-        "version": version,
-        "digest": digest,
-        "commit": commit,
-        "source": source,
-        "archive": archive,
-    }
-
-
-def directory_plan(
-    source: Path,
-    scratch: Path,
-    build: Mapping[str, Any],
-    directory: str,
-    exclude: Sequence[str] = (),
-    include: Sequence[str] = (),
-) -> dict[str, str]:
-    """Plans a release of a directory on this machine and packs it.
-
-    Args:
-        source: The directory.
-        scratch: Where the archive is written.
-        build: How it will be built (BuildSettings.identity).
-        directory: Folder inside the source with the project.
-        exclude: Patterns to leave out.
-        include: Patterns to take although .gitignore files name it.
-    """
-    found = entries(source, exclude, include=include)
-    return packed_plan(source, found, scratch, build, directory, "path")
-
-
-def archive_plan(
-    source: Path, origin: str, scratch: Path, build: Mapping[str, Any], directory: str
-) -> dict[str, str]:
-    """Plans a release of an unpacked archive; who made it has chosen what is in it.
-
-    Args:
-        source: The directory that it was unpacked into.
-        origin: Where the archive is from, without credentials.
-        scratch: Where the archive for the hosts is written.
-        build: How it will be built (BuildSettings.identity).
-        directory: Folder inside the source with the project.
-    """
-    found = entries(source, listed=tree(source))
-    return packed_plan(source, found, scratch, build, directory, origin)
-
-
-def require_lock(
-    source: Path, found: Sequence[Entry], build: Mapping[str, Any], directory: str
-) -> None:
-    """Raises where the uv.lock that uv will install is out of date."""
-    lock = (PurePosixPath(directory) / LOCK).as_posix()
-    if build.get("installer") == "uv" and lock in {entry.path for entry in found}:
-        require_current(source / directory)
-
-
-def packed_plan(
-    source: Path,
-    found: Sequence[Entry],
-    scratch: Path,
-    build: Mapping[str, Any],
-    directory: str,
-    origin: str,
-) -> dict[str, str]:
-    """Packs what was found in a directory; its content names the release."""
-    version = project_version(source / directory)
-    require_lock(source, found, build, directory)
-    digest = content_digest(found)
-    archive = scratch / f"{digest}.tar.gz"
-    pack(source, found, archive, time.time())
-    return plan(release_id(version, digest, build), version, digest, "", origin, str(archive))
-
-
-def git_plan(
-    url: str,
-    version: str,
-    scratch: Path,
-    access: GitAccess,
-    build: Mapping[str, Any],
-    directory: str,
-) -> dict[str, str]:
-    """Plans a release of a commit, checked out on this machine, and packs it."""
-    commit = resolve_commit(url, version, scratch, access)
-    tree = scratch / commit
-    checkout(url, commit, tree, access)
-    readable = project_version(tree / directory)
-    found = entries(tree)
-    require_lock(tree, found, build, directory)
-    archive = scratch / f"{commit}.tar.gz"
-    pack(tree, found, archive, time.time())
-    return plan(
-        release_id(readable, commit, build),
-        readable,
-        content_digest(found),
-        commit,
-        hide_credentials(url),
-        str(archive),
-    )
-
-
-def host_checkout_plan(
-    url: str,
-    version: str,
-    directory: Path,
-    access: GitAccess,
-    build: Mapping[str, Any],
-) -> dict[str, str]:
-    """Plans a release of a commit that every host will check out itself, as the build user."""
-    commit = resolve_commit(url, version, directory, access)
-    release = release_id(f"git.{commit[:7]}", commit, build)
-    return plan(release, "", "", commit, hide_credentials(url), "")
-
-
-def undecided_plan(url: str) -> dict[str, str]:
-    """Returns the plan of check mode where nobody can ask the repository yet."""
-    return plan(UNDECIDED, "", "", "", hide_credentials(url), "")

@@ -151,8 +151,20 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
     directory = values["asgi_app_directory"]
     if directory.startswith("/") or ".." in directory.split("/"):
         problems.append("asgi_app_directory: write a folder inside the source, without '..'")
-    if directory != "." and {"wheel", "index"} & set(mapping(values["asgi_app_source"])):
-        problems.append("asgi_app_directory: a wheel and a package have no folders; leave it out")
+    if {"wheel", "index"} & set(mapping(values["asgi_app_source"])):
+        if directory != ".":
+            problems.append(
+                "asgi_app_directory: a wheel and a package have no folders; leave it out"
+            )
+        problems += [
+            f"{variable}: is for a source tree; a wheel and a package of the index have"
+            " asgi_app_source.requirements and lock"
+            for variable in ("asgi_app_package", "asgi_app_requirements_files", "asgi_app_groups")
+            if values[variable]
+        ]
+    problems += dependency_problems(
+        values["asgi_app_package"], values["asgi_app_requirements_files"]
+    )
     for variable, example in (("asgi_app_root", "/srv"), ("asgi_app_cache_dir", "/var/cache/asgi")):
         path = values[variable]
         problems += path_problems(variable, [path])
@@ -186,6 +198,26 @@ def app_problems(values: Mapping[str, Any]) -> list[str]:
     return problems + configuration_problems(
         values["asgi_app_environment"], values["asgi_app_secrets"]
     )
+
+
+def dependency_problems(package: str, files: Any) -> list[str]:
+    """Returns what is wrong with what is to be installed."""
+    problems = []
+    if package and not PACKAGE.fullmatch(package):
+        problems.append(f"asgi_app_package: {package!r} is no name of a package")
+    if isinstance(files, str):
+        example = "[requirements/production.txt]"
+        return [*problems, f"asgi_app_requirements_files: write a list, for example {example}"]
+    if package and files:
+        problems.append(
+            "asgi_app_requirements_files: is in place of the lock of a workspace; write it or"
+            " asgi_app_package"
+        )
+    return problems + [
+        f"asgi_app_requirements_files: {path!r} is no path inside the source"
+        for path in map(str, files)
+        if not path or path.startswith(("/", "-"))
+    ]
 
 
 def credential_problems(credentials: Any) -> list[str]:

@@ -158,7 +158,18 @@ options:
     elements: str
     default: []
   groups:
-    description: Dependency groups to install from C(uv.lock).
+    description: Dependency groups to install.
+    type: list
+    elements: str
+    default: []
+  package:
+    description: Package of a uv workspace to install; by default the one in O(directory).
+    type: str
+    default: ""
+  requirements_files:
+    description:
+      - Requirements files to install, or one C(pylock.toml) under another name; paths in
+        O(directory). By default what is found.
     type: list
     elements: str
     default: []
@@ -295,13 +306,17 @@ from ansible_collections.asgi.deploy.plugins.module_utils.arguments import (
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.belongings import record
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained, clear
+from ansible_collections.asgi.deploy.plugins.module_utils.dependencies import Dependencies
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.git_source import (
     GitAccess,
     git_access,
 )
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
-from ansible_collections.asgi.deploy.plugins.module_utils.installers import BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
+    Build,
+    BuildSettings,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.locks import locked
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import (
@@ -317,7 +332,7 @@ from ansible_collections.asgi.deploy.plugins.module_utils.report import missing_
 from ansible_collections.asgi.deploy.plugins.module_utils.results import finish
 from ansible_collections.asgi.deploy.plugins.module_utils.sandbox import Sandbox
 from ansible_collections.asgi.deploy.plugins.module_utils.servers import SERVERS, server
-from ansible_collections.asgi.deploy.plugins.module_utils.source import (
+from ansible_collections.asgi.deploy.plugins.module_utils.source_plans import (
     checkout_on_host,
     host_checkout_plan,
     undecided_plan,
@@ -375,6 +390,8 @@ ARGUMENTS = {
     "python": {"type": "str", "default": "python3"},
     "extras": {"type": "list", "elements": "str", "default": []},
     "groups": {"type": "list", "elements": "str", "default": []},
+    "package": {"type": "str", "default": ""},
+    "requirements_files": {"type": "list", "elements": "str", "default": []},
     "index": {"type": "dict", "options": INDEX_OPTIONS},
     "extra_indexes": {
         "type": "list",
@@ -398,14 +415,16 @@ ARGUMENTS = {
 }
 
 
-def build_settings(params: dict[str, Any]) -> BuildSettings:
-    """Reads how to build from the options."""
-    return BuildSettings(
+def build_from(params: dict[str, Any]) -> Build:
+    """Reads what to build from the options."""
+    settings = BuildSettings(
         installer=params["installer"],
         uv_version=params["uv_version"],
         python=params["python"],
         extras=params["extras"],
         groups=params["groups"],
+        package=params["package"],
+        requirements_files=params["requirements_files"],
         index=params["index"] or {},
         extra_indexes=params["extra_indexes"],
         commands=params["commands"],
@@ -413,6 +432,7 @@ def build_settings(params: dict[str, Any]) -> BuildSettings:
         compile_bytecode=params["compile_bytecode"],
         timeout_seconds=params["build_timeout_seconds"],
     )
+    return Build(settings, params["entrypoint"], params["directory"])
 
 
 def build_steps(params: dict[str, Any], *writable_paths: Path) -> Contained:
@@ -449,7 +469,7 @@ def planned(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if check_mode and missing:
         return {"changed": False, "plan": undecided_plan(source["git"])}
     access = access_from(params, build_steps(params))
-    build = build_settings(params).identity(params["entrypoint"], params["directory"])
+    build = build_from(params)
     plan = host_checkout_plan(source["git"], source["version"], Path("/"), access, build)
     return {"changed": False, "plan": plan}
 
@@ -492,8 +512,8 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
         archive=Path(params["archive"]) if params["archive"] else None,
         checkout=None if params["archive"] else checkout_from(params, plan, steps),
         manifest={key: plan[key] for key in ("version", "digest", "commit", "source")},
-        notes=[plan["note"]] if plan.get("note") else [],
-        build=build_settings(params),
+        dependencies=Dependencies(**plan["dependencies"]) if plan["dependencies"] else None,
+        build=build_from(params),
         steps=steps,
         user=user,
         build_user=build_user(params),
@@ -507,7 +527,6 @@ def staged(params: dict[str, Any], layout: Layout, check_mode: bool) -> dict[str
             memory_max=params["memory_max"],
             health_timeout_seconds=params["health_timeout_seconds"],
         ),
-        directory=params["directory"],
         minimum_free_mebibytes=params["minimum_free_mebibytes"],
     )
     with locked(layout, run=params["run"]):

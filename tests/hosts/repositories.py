@@ -30,11 +30,64 @@ async def healthz(request):
 app = Starlette(routes=[Route("/healthz", healthz), *ROUTES])
 """
 REQUIREMENTS = "starlette\nuvicorn\n"
+BUILT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+"""
 
 
 def main(*routes: str) -> str:
     """The module of an app with more routes."""
     return MAIN.replace("*ROUTES", ", ".join(routes))
+
+
+def where(module: str) -> str:
+    """The module of an app that says where another one was installed."""
+    return f"import {module} as other\n" + main(
+        'Route("/where", lambda request: JSONResponse(other.__file__))'
+    )
+
+
+#: A route with the versions of what is installed.
+VERSION_ROUTE = [
+    'Route("/version", lambda request: JSONResponse({one.name: one.version for one in'
+    ' __import__("importlib.metadata").metadata.distributions()}))'
+]
+CORE = f"""
+[project]
+name = "core"
+version = "1.0"
+{BUILT}"""
+#: A package in src.
+SRC = {
+    "src/shop/__init__.py": "",
+    "src/shop/main.py": where("shop"),
+    "pyproject.toml": f"""
+[project]
+name = "shop"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["starlette", "uvicorn"]
+{BUILT}""",
+}
+#: A workspace of uv.
+WORKSPACE = {
+    "pyproject.toml": '[tool.uv.workspace]\nmembers = ["apps/*", "packages/*"]\n',
+    "packages/core/pyproject.toml": CORE,
+    "packages/core/src/core/__init__.py": "X = 1",
+    "apps/api/pyproject.toml": f"""
+[project]
+name = "api"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["core", "starlette", "uvicorn"]
+[tool.uv.sources]
+core = {{ workspace = true }}
+{BUILT}""",
+    "apps/api/src/api/__init__.py": "",
+    "apps/api/src/api/main.py": where("core"),
+}
 
 
 @dataclass(frozen=True)
@@ -206,6 +259,235 @@ asgi_service_health_path: /healthz
             *("/all/data/a.csv", "/all/data/sub/b.csv", "/all/tests/test_a.py"),
             *("/all/docs/a/b.rst", "/all/.env"),
         ],
+    ),
+    # an app of a monorepo, with a package beside it
+    "workspace": Repository(
+        variables="""
+asgi_app_name: workspace
+asgi_app_directory: apps/api
+asgi_app_entrypoint: api.main:app
+asgi_proxy_domains: [workspace.test]
+asgi_service_health_path: /healthz
+""",
+        files=WORKSPACE,
+        commands=["uv lock --quiet"],
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # the same from its root, by the name of the package
+    "package": Repository(
+        variables="""
+asgi_app_name: package
+asgi_app_package: api
+asgi_app_entrypoint: api.main:app
+asgi_proxy_domains: [package.test]
+asgi_service_health_path: /healthz
+""",
+        files=WORKSPACE,
+        commands=["uv lock --quiet"],
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # requirements files in a folder, and a pyproject.toml for tools only
+    "production": Repository(
+        variables="""
+asgi_app_name: production
+asgi_app_requirements_files: [requirements/production.txt]
+asgi_app_entrypoint: config.asgi:app
+asgi_proxy_domains: [production.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            "config/__init__.py": "",
+            "config/asgi.py": main(),
+            "shop/__init__.py": "",
+            "requirements/base.txt": "starlette\n",
+            "requirements/production.txt": "-r base.txt\nuvicorn\n",
+            "requirements/local.txt": "-r base.txt\nno-such-package-of-ours\n",
+            "pyproject.toml": "[tool.ruff]\nline-length = 100\n",
+        },
+    ),
+    # no package: setuptools finds three top-level packages and builds none
+    "plain": Repository(
+        variables="""
+asgi_app_name: plain
+asgi_app_extras: [server]
+asgi_app_entrypoint: app.main:app
+asgi_proxy_domains: [plain.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            "app/main.py": main('Mount("/static", StaticFiles(directory="static"))'),
+            "alembic/env.py": "",
+            "static/x.css": "body {}",
+            "pyproject.toml": """
+[project]
+name = "plain"
+version = "1.0"
+dependencies = ["starlette"]
+[project.optional-dependencies]
+server = ["uvicorn"]
+""",
+        },
+        answers={"/static/x.css": "body {}"},
+    ),
+    "poetry": Repository(
+        variables="""
+asgi_app_name: poetry
+asgi_app_entrypoint: app.main:app
+asgi_app_extras: [server]
+asgi_proxy_domains: [poetry.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            "app/__init__.py": "",
+            "app/main.py": main(*VERSION_ROUTE),
+            "pyproject.toml": """
+[tool.poetry]
+name = "app"
+version = "1.0"
+package-mode = false
+[tool.poetry.dependencies]
+python = ">=3.11"
+starlette = "<0.40"
+uvicorn = { version = "*", optional = true }
+[tool.poetry.extras]
+server = ["uvicorn"]
+[tool.poetry.group.dev.dependencies]
+iniconfig = "*"
+[[tool.poetry.source]]
+name = "simple"
+url = "https://pypi.org/simple"
+[build-system]
+requires = ["poetry-core"]
+build-backend = "poetry.core.masonry.api"
+""",
+        },
+        # the project may have a newer version by now than its lock
+        commands=["uv tool run --quiet poetry==2.5.1 lock --quiet"],
+        answers={"/version": '"starlette":"0.39.2"'},
+    ),
+    "pdm": Repository(
+        variables="""
+asgi_app_name: pdm
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [pdm.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            "src/shop/__init__.py": "",
+            "src/shop/main.py": where("shop"),
+            "pyproject.toml": f"""
+[project]
+name = "shop"
+version = "1.0"
+requires-python = ">=3.11"
+dependencies = ["starlette", "uvicorn"]
+[dependency-groups]
+dev = ["iniconfig"]
+[tool.pdm]
+distribution = true
+{BUILT}""",
+        },
+        commands=["uv tool run --quiet --with 'hishel<2' pdm==2.29.4 lock --quiet"],
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # the standard lock, as uv, pip and PDM write it
+    "pylock": Repository(
+        variables="""
+asgi_app_name: pylock
+asgi_app_entrypoint: main:app
+asgi_app_requirements_files: [pylock.production.toml]
+asgi_proxy_domains: [pylock.test]
+asgi_service_health_path: /healthz
+""",
+        files={"main.py": main(), "requirements.in": REQUIREMENTS},
+        commands=[
+            "uv pip compile --quiet --python-version 3.11 requirements.in"
+            " --output-file pylock.production.toml"
+        ],
+    ),
+    # as on the laptop of its users, where it stays editable
+    "editable": Repository(
+        variables="""
+asgi_app_name: editable
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [editable.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            **SRC,
+            "requirements.txt": "-e .\n-e ./libs/core\nuvicorn\n",
+            "libs/core/src/core/__init__.py": "X = 1",
+            "libs/core/pyproject.toml": CORE,
+            "src/shop/main.py": where("core"),
+        },
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # what uv export writes: the project is editable, and all else has hashes
+    "exported": Repository(
+        variables="""
+asgi_app_name: exported
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [exported.test]
+asgi_service_health_path: /healthz
+""",
+        files=SRC,
+        commands=["uv export --quiet --output-file requirements.txt && rm uv.lock"],
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # what pip-compile writes: the project itself is not in it
+    "compiled": Repository(
+        variables="""
+asgi_app_name: compiled
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [compiled.test]
+asgi_service_health_path: /healthz
+""",
+        files=SRC,
+        commands=[
+            "uv pip compile --quiet --generate-hashes pyproject.toml --output-file requirements.txt"
+        ],
+        answers={"/where": "/venv/lib/python"},
+    ),
+    # no package either: it runs in src, what it needs is above
+    "above": Repository(
+        variables="""
+asgi_app_name: above
+asgi_app_directory: src
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [above.test]
+asgi_service_health_path: /healthz
+""",
+        files={"requirements.txt": REQUIREMENTS, "src/shop/main.py": main()},
+    ),
+    # its version is in the tags of its repository, which a release has not got
+    "tagged": Repository(
+        variables="""
+asgi_app_name: tagged
+asgi_app_source: {git: "file://SOURCE", version: main}
+asgi_app_entrypoint: shop.main:app
+asgi_proxy_domains: [tagged.test]
+asgi_service_health_path: /healthz
+""",
+        files={
+            **SRC,
+            "pyproject.toml": """
+[build-system]
+requires = ["setuptools", "setuptools-scm"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "shop"
+dynamic = ["version"]
+dependencies = ["starlette", "uvicorn"]
+[tool.setuptools_scm]
+""",
+            "src/shop/main.py": main(*VERSION_ROUTE),
+        },
+        commands=[
+            "git init --quiet --initial-branch=main && git add .",
+            "git -c user.name=x -c user.email=x@example.com commit --quiet --message=first",
+            "git tag v1.4.2",
+        ],
+        answers={"/version": '"shop":"1.4.2"'},
     ),
     # its back end makes a ZIP archive, which knows no time before 1980
     "flit": Repository(

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import archives, source
+from ansible_collections.asgi.deploy.plugins.module_utils import archives, source, source_plans
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import Build, BuildSettings
 
 FILES = {"pyproject.toml": '[project]\nversion = "1.4.2"\n', "blog/main.py": "app = 1\n"}
 
@@ -76,12 +77,13 @@ def test_an_archive_is_what_a_directory_would_be(
     members = [file(f"{top}{name}", content) for name, content in FILES.items()]
     root = archives.unpack(make(tmp_path / "a", *members), tmp_path / "out")
     assert shape(root) == FILES
-    plan = source.archive_plan(root, "a.tar.gz", tmp_path, {}, ".")
+    build = Build(BuildSettings(), "blog.main:app")
+    plan = source_plans.archive_plan(root, "a.tar.gz", tmp_path, build)
     plain = tmp_path / "plain"
     for name, content in FILES.items():
         (plain / name).parent.mkdir(parents=True, exist_ok=True)
         (plain / name).write_text(content)
-    same = source.directory_plan(plain, tmp_path, {}, ".")
+    same = source_plans.directory_plan(plain, tmp_path, build)
     assert plan == {**same, "source": "a.tar.gz"}
     assert plan["version"] == "1.4.2"
 

@@ -77,6 +77,19 @@ def test_a_bad_app_fails_with_the_reason(
     assert text in ended.stderr
 
 
+@pytest.mark.parametrize("place", ["src/blog/__init__.py", "src/blog.py", ""])
+def test_a_module_that_is_not_found_is_looked_for(tmp_path: Path, place: str) -> None:
+    if place:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+    told = program(tmp_path, APP, "blog.main:app").stderr
+    assert "ModuleNotFoundError: No module named 'blog'" in told
+    assert ("set asgi_app_directory to its src" in told) == bool(place)
+    assert ("neither installed nor in the working directory" in told) != bool(place)
+    # of what the app needs, and not of itself
+    assert "asgi_app_directory" not in program(tmp_path, "import none\n").stderr
+
+
 def test_an_import_that_hangs_ends_with_the_place(tmp_path: Path) -> None:
     ended = program(tmp_path, "import time\n\ntime.sleep(3600)\n", seconds=0.5)
     assert ended.returncode == 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import packaged
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import Build, BuildSettings
 
 INDEX = {"index": "Data_Sette", "version": "0.65.4"}
 WHEEL = "blog-1.4.2-py3-none-any.whl"
@@ -19,11 +20,11 @@ HASH = f"sha256:{'a' * 64}"
 
 def planned(
     tmp_path: Path, source: dict[str, Any], extras: tuple[str, ...] = ()
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The plan of a source, and the files in its archive."""
     scratch = tmp_path / f"scratch{len(list(tmp_path.iterdir()))}"
     scratch.mkdir()
-    plan = packaged.package_plan(source, scratch, {}, extras)
+    plan = packaged.package_plan(source, scratch, Build(BuildSettings(extras=extras), "main:app"))
     files = {}
     with tarfile.open(plan["archive"]) as archive:
         for member in archive:
@@ -60,7 +61,7 @@ def test_a_package_becomes_a_tree_of_requirements_and_files(tmp_path: Path) -> N
     assert plan["version"] == "0.65.4"
     assert plan["release"].startswith("0.65.4-")
     assert plan["source"] == "Data_Sette==0.65.4"
-    assert "not pinned" in plan["note"]
+    assert "not pinned" in plan["dependencies"]["notes"][0]
 
 
 def test_the_same_package_is_the_same_release_and_all_that_is_given_counts(tmp_path: Path) -> None:
@@ -89,7 +90,8 @@ def test_a_lock_is_taken_as_it_is(tmp_path: Path) -> None:
     lines = ["# made by a tool", "data-sette==0.65.4 \\", f"    --hash={HASH}", "click==8.1.0 \\"]
     plan, files = planned(tmp_path, {**INDEX, "lock": lock(tmp_path, *lines)})
     assert files["requirements.txt"].splitlines() == lines
-    assert "note" not in plan
+    assert not plan["dependencies"]["notes"]
+    assert plan["dependencies"]["hashed"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import plan, source
+from ansible_collections.asgi.deploy.plugins.module_utils import plan, source_plans
 
 LIMITS = {
     "instances": 2,
@@ -41,6 +41,12 @@ FACTS: dict[str, Any] = {
         "digest": "0123456789abcdef",
         "commit": "",
         "source": "path",
+        "dependencies": {
+            "files": ["uv.lock"],
+            "package": "api",
+            "project": "",
+            "notes": ["requirements.txt is not used, uv.lock is"],
+        },
     },
     "source_path": "../blog",
     "staged": {"changed": True},
@@ -72,6 +78,7 @@ def test_the_plan_of_a_deploy() -> None:
         "web2: 1-a in slot blue -> 2-b in slot green (release 1-a to 2-b)",
         "packages: install python3-venv, git",
         "build: 2-b, version 2.0, content 0123456789ab of ../blog",
+        "dependencies: uv.lock, package api; requirements.txt is not used, uv.lock is",
         "migration: pending, alembic upgrade head on web1"
         " (newest migration 0001 -> not known before it is built)",
         "environment and secrets: added A, B; removed C",
@@ -143,7 +150,7 @@ def test_a_rollback_and_a_restart_build_nothing_and_migrate_nothing(mode: str) -
         ),
         ({"version": ""}, "2-b, content 0123456789ab of ../blog"),
         (
-            {"release": source.UNDECIDED, "source": "https://git.example.com/blog.git"},
+            {"release": source_plans.UNDECIDED, "source": "https://git.example.com/blog.git"},
             "https://git.example.com/blog.git; the host cannot ask it for the commit yet",
         ),
     ],
@@ -152,6 +159,16 @@ def test_what_is_built(found: dict[str, str], text: str) -> None:
     planned = {**FACTS["plan"], **found}
     rollout = {**ROLLOUT, "release": planned["release"]}
     assert told("build", plan=planned, rollout=rollout) == text
+
+
+def test_what_is_installed() -> None:
+    planned = FACTS["plan"]
+    files = {"files": ["a.txt", "b.txt"], "package": "", "project": ".", "notes": []}
+    found = told("dependencies", plan={**planned, "dependencies": files})
+    assert found == "a.txt, b.txt, and the project itself"
+    unknown = told("dependencies", plan={**planned, "dependencies": {}})
+    assert unknown.startswith("not known before a host")
+    assert told("dependencies", staged={"changed": False}) == ""
 
 
 def test_the_build_of_another_app_in_the_same_run_is_not_told() -> None:

@@ -17,10 +17,15 @@ from typing import cast
 import pytest
 from ansible_collections.asgi.deploy.plugins.module_utils import releases
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
+from ansible_collections.asgi.deploy.plugins.module_utils.dependencies import Dependencies
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
 from ansible_collections.asgi.deploy.plugins.module_utils.files import link_atomic
 from ansible_collections.asgi.deploy.plugins.module_utils.import_check import ImportCheck
-from ansible_collections.asgi.deploy.plugins.module_utils.installers import Builder, BuildSettings
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import (
+    Build,
+    Builder,
+    BuildSettings,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.layout import Layout
 from ansible_collections.asgi.deploy.plugins.module_utils.releases import StageRequest
 from ansible_collections.asgi.deploy.plugins.module_utils.static import StaticFiles, publish
@@ -217,13 +222,13 @@ def request_for(
 ) -> Callable[..., StageRequest]:
     """Makes requests for releases whose virtual environment is only an interpreter."""
 
-    def installed(self: Builder, kind: str) -> None:
+    def installed(self: Builder, _found: Dependencies) -> None:
         self.python.parent.mkdir(parents=True)
         self.python.symlink_to(sys.executable)
         name = "python{}.{}".format(*sys.version_info)
-        (self.environment_directory / "lib" / name).mkdir(parents=True)
+        (self.environment.directory / "lib" / name).mkdir(parents=True)
 
-    monkeypatch.setattr(Builder, "_with_uv", installed)
+    monkeypatch.setattr(Builder, "install", installed)
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
     # only root can give directories away
     monkeypatch.setattr(shutil, "chown", lambda *_arguments: None)
@@ -232,7 +237,6 @@ def request_for(
     def make(release: str, script: str = "true", error: str = "", found: str = "") -> StageRequest:
         source = tmp_path / f"source-{next(scripts)}"
         source.mkdir()
-        (source / "requirements.txt").touch()
         (source / "build.sh").write_text(script)
         archive = source.with_suffix(".tar.gz")
         with tarfile.open(archive, "w:gz") as tar:
@@ -241,7 +245,8 @@ def request_for(
             release=release,
             archive=archive,
             manifest={"version": "1"},
-            build=BuildSettings(commands=["/bin/sh build.sh"]),
+            build=Build(BuildSettings(commands=["/bin/sh build.sh"]), "main:app"),
+            dependencies=Dependencies("requirements.txt", ["requirements.txt"]),
             steps=uncontained,
             user=group,
             build_user=user,

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.asgi.deploy.plugins.module_utils import git_source, source
+from ansible_collections.asgi.deploy.plugins.module_utils import git_source, source, source_plans
 from ansible_collections.asgi.deploy.plugins.module_utils.contained import Contained
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
+from ansible_collections.asgi.deploy.plugins.module_utils.installers import Build, BuildSettings
 from ansible_collections.asgi.deploy.plugins.module_utils.transient import Ended
 
 FILES = {
@@ -27,6 +28,7 @@ FILES = {
     "blog/main.py": "app = None\n",
     "scripts/run.sh": "#!/bin/sh\n",
 }
+BUILD = Build(BuildSettings(), "blog.main:app")
 
 
 @pytest.fixture(autouse=True)
@@ -343,7 +345,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 READINGS: dict[str, Callable[[Path, Path, Contained], object]] = {
     "directory": lambda root, _empty, _steps: source.entries(root),
     "checkout: controller": lambda root, empty, _steps: git_plan(f"file://{root}", "main", empty),
-    "checkout: host": lambda root, empty, steps: source.checkout_on_host(
+    "checkout: host": lambda root, empty, steps: source_plans.checkout_on_host(
         f"file://{root}", git(root, "rev-parse", "main"), empty, git_source.GitAccess(steps=steps)
     ),
 }
@@ -393,7 +395,7 @@ def test_a_hook_of_git_may_run_the_deploy(
         hook.setenv("GIT_DIR", str(pushed / ".git"))
         hook.setenv("GIT_INDEX_FILE", str(pushed / ".git" / "index"))
         if planned == "path":
-            plan = source.directory_plan(root, tmp_path, {}, ".")
+            plan = source_plans.directory_plan(root, tmp_path, BUILD)
         else:
             plan = git_plan(f"file://{root}", "main", tmp_path / "scratch")
     with tarfile.open(plan["archive"]) as tar:
@@ -463,18 +465,18 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "settings", "directory", "rejected"),
+    ("files", "installer", "directory", "rejected"),
     [
-        ({}, {"installer": "uv"}, "back", True),
-        ({}, {"installer": "pip"}, "back", False),
+        ({}, "uv", "back", True),
+        ({"back/requirements.txt": ""}, "pip", "back", False),
         # it is not in the release
-        ({".gitignore": "uv.lock\n"}, {"installer": "uv"}, "back", False),
+        ({".gitignore": "uv.lock\n"}, "uv", "back", False),
         # of another project
-        ({"requirements.txt": ""}, {"installer": "uv"}, ".", False),
+        ({"requirements.txt": ""}, "uv", ".", False),
     ],
 )
 def test_a_lock_counts_where_it_is_what_is_installed(
-    tmp_path: Path, files: dict[str, str], settings: dict[str, Any], directory: str, rejected: bool
+    tmp_path: Path, files: dict[str, str], installer: str, directory: str, rejected: bool
 ) -> None:
     lock = '[[package]]\nname = "blog"\nsource = { virtual = "." }\n'
     project = '[project]\nname = "blog"\ndependencies = ["starlette"]\n'
@@ -482,7 +484,9 @@ def test_a_lock_counts_where_it_is_what_is_installed(
     root = write(tmp_path / "app", {**FILES, **old, **files})
     expected = pytest.raises(DeployError, match=r"uv\.lock is out of date")
     with expected if rejected else contextlib.nullcontext():
-        source.directory_plan(root, tmp_path, settings, directory)
+        source_plans.directory_plan(
+            root, tmp_path, Build(BuildSettings(installer=installer), "blog:app", directory)
+        )
 
 
 # --- the archive ----------------------------------------------------------------------------------
@@ -517,10 +521,10 @@ def private(url: str) -> dict[str, str | None]:
     return {"git": url, "username": "deploy", "password": "s3cret"}
 
 
-def git_plan(url: str, version: str, scratch: Path, **build: str) -> dict[str, str]:
+def git_plan(url: str, version: str, scratch: Path) -> dict[str, Any]:
     """Plans a release of a commit."""
     scratch.mkdir(parents=True, exist_ok=True)
-    return source.git_plan(url, version, scratch, git_source.git_access({"git": url}), build, ".")
+    return source_plans.git_plan(url, version, scratch, git_source.git_access({"git": url}), BUILD)
 
 
 @pytest.fixture
@@ -787,7 +791,7 @@ def test_credentials_go_to_the_server_of_the_repository_only(tmp_path: Path) -> 
             scratch = tmp_path / "scratch"
             scratch.mkdir()
             access = git_source.git_access(private(url))
-            plan = source.git_plan(url, "main", scratch, access, {}, ".")
+            plan = source_plans.git_plan(url, "main", scratch, access, BUILD)
     with tarfile.open(plan["archive"]) as tar:
         assert "code/code.py" in tar.getnames()
     assert seen_by_us == {"Basic ZGVwbG95OnMzY3JldA=="}
@@ -826,7 +830,7 @@ def test_git_on_a_host_is_a_step_of_the_build(
             access = git_source.GitAccess(steps=uncontained)
             commit = git_source.resolve_commit(url, "main", target, access)
             git_source.checkout(url, commit, target, access)
-            plan = source.host_checkout_plan(url, "main", tmp_path, access, {})
+            plan = source_plans.host_checkout_plan(url, "main", tmp_path, access, BUILD)
     assert (target / "blog/main.py").is_file()
     assert commit == git(tmp_path / "origin", "rev-parse", "main")
     assert plan["commit"] == commit
@@ -893,7 +897,7 @@ def test_hide_credentials(text: str, shown: str) -> None:
 
 def test_a_directory_is_planned_and_packed(tmp_path: Path) -> None:
     root = write(tmp_path / "app", FILES)
-    plan = source.directory_plan(root, tmp_path, {"installer": "uv"}, ".")
+    plan = source_plans.directory_plan(root, tmp_path, BUILD)
     assert plan["version"] == "1.4.2"
     assert plan["release"].startswith("1.4.2-")
     assert plan["digest"] == digest(root)
@@ -911,63 +915,18 @@ def test_a_directory_is_planned_and_packed(tmp_path: Path) -> None:
     ],
 )
 def test_a_release_id_is_readable_and_a_unit_can_carry_it(version: str, readable: str) -> None:
-    release = source.release_id(version, "digest", {})
+    release = source_plans.release_id(version, "digest", {})
     assert release.rsplit("-", 1)[0] == readable
-    assert len(release.rsplit("-", 1)[1]) == source.DIGEST_LENGTH
+    assert len(release.rsplit("-", 1)[1]) == source_plans.DIGEST_LENGTH
 
 
 def test_a_release_id_depends_on_content_and_on_how_it_is_built() -> None:
     build = {"installer": "uv", "python": "python3"}
-    same = source.release_id("1", "digest", dict(reversed(build.items())))
-    assert source.release_id("1", "digest", build) == same
+    same = source_plans.release_id("1", "digest", dict(reversed(build.items())))
+    assert source_plans.release_id("1", "digest", build) == same
     others = {
-        source.release_id("1", "other", build),
-        source.release_id("1", "digest", {**build, "installer": "pip"}),
-        source.release_id("1", "digest", {**build, "python": "3.13"}),
+        source_plans.release_id("1", "other", build),
+        source_plans.release_id("1", "digest", {**build, "installer": "pip"}),
+        source_plans.release_id("1", "digest", {**build, "python": "3.13"}),
     }
     assert len(others | {same}) == 4
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
-        ('[project]\nversion = "2.0"', "2.0"),
-        ('[project]\ndynamic = ["version"]', ""),
-        ("[tool.x]\ny = 1", ""),
-        (None, ""),
-    ],
-)
-def test_project_version(tmp_path: Path, text: str | None, version: str) -> None:
-    if text is not None:
-        write(tmp_path, {"pyproject.toml": text})
-    assert source.project_version(tmp_path) == version
-
-
-def test_a_broken_pyproject_is_named(tmp_path: Path) -> None:
-    write(tmp_path, {"pyproject.toml": "[project\n"})
-    with pytest.raises(DeployError, match="not valid TOML"):
-        source.project_version(tmp_path)
-
-
-@pytest.mark.parametrize("version", ["2.32.0", "2.39.5", "2.50.1.windows.1", "3.0.0"])
-def test_a_git_that_reads_its_settings_is_good(version: str) -> None:
-    git_source.require_git(version, on_host=True)
-
-
-@pytest.mark.parametrize(
-    ("version", "on_host", "told"),
-    [
-        ("2.30.2", True, "git 2.30.2 of this host is too old; write checkout: controller, or"),
-        ("2.31.8", False, "git 2.31.8 of the controller is too old; install git 2.32 or newer"),
-        ("1.9", False, "git 1.9 of the controller is too old"),
-    ],
-)
-def test_a_git_that_ignores_its_settings_is_rejected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, on_host: bool, told: str
-) -> None:
-    """Else hooks of a repository would run, and credentials would be left out."""
-    monkeypatch.setattr(git_source, "git_version", lambda: version)
-    steps = Contained("blog", "blog-build") if on_host else None
-    with pytest.raises(DeployError, match=told):
-        git_source.git(["init"], tmp_path, git_source.GitAccess(steps=steps))
-    assert not (tmp_path / ".git").exists()

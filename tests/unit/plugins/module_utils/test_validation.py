@@ -26,6 +26,9 @@ APP: dict[str, Any] = {
     "asgi_app_extra_indexes": [],
     "asgi_app_keep_releases": 5,
     "asgi_app_python": "python3",
+    "asgi_app_groups": [],
+    "asgi_app_package": "",
+    "asgi_app_requirements_files": [],
     "asgi_app_credentials": {"signing.pem": "/etc/ssl/blog.pem"},
     "asgi_app_build_commands": ["python manage.py collectstatic --noinput"],
     "asgi_app_build_memory_max": "75%",
@@ -236,6 +239,9 @@ def test_good_values_have_no_problem(role: str) -> None:
         {"asgi_app_index": {}},
         {"asgi_app_python": "/opt/python/bin/python3.13"},
         {"asgi_app_python": "3.13"},
+        {"asgi_app_package": "my-api"},
+        {"asgi_app_requirements_files": ["requirements/production.txt", "../base.txt"]},
+        {"asgi_app_requirements_files": ["pylock.prod.toml"]},
         {"asgi_app_build_commands": ["A=1 sh build.sh 'two words'"]},
         {"asgi_app_build_memory_max": "100%"},
         {"asgi_app_build_memory_max": "2G"},
@@ -361,6 +367,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"asgi_app_source": {**ARCHIVE, "files": {}}}, "asgi_app_source.files: is not known"),
     ({"asgi_app_source": {**INDEX, "checksum": CHECKSUM}}, "asgi_app_source.checksum: is not"),
     ({"asgi_app_source": INDEX, "asgi_app_directory": "src"}, "asgi_app_directory: "),
+    ({"asgi_app_source": INDEX, "asgi_app_package": "api"}, "asgi_app_package: is for a source"),
+    ({"asgi_app_source": INDEX, "asgi_app_groups": ["x"]}, "asgi_app_groups: is for a source"),
+    ({"asgi_app_package": "a b"}, "asgi_app_package: 'a b' is no name"),
+    ({"asgi_app_requirements_files": "a.txt"}, "asgi_app_requirements_files: write a list"),
+    ({"asgi_app_requirements_files": ["/a.txt"]}, "asgi_app_requirements_files: '/a.txt' is no"),
+    ({"asgi_app_requirements_files": ["--x.txt"]}, "asgi_app_requirements_files: '--x.txt' is"),
+    ({"asgi_app_requirements_files": [""]}, "asgi_app_requirements_files: '' is no path"),
+    (
+        {"asgi_app_requirements_files": ["a.txt"], "asgi_app_package": "api"},
+        "asgi_app_requirements_files: is in place of",
+    ),
     *(
         ({"asgi_app_source": {**INDEX, "index": name}}, "asgi_app_source.index: ")
         for name in ["blog==1.0", "blog[extra]", "-r", "../blog", "blog ", "https://example.com/"]

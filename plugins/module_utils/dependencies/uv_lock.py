@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import DeployError
+from ..errors import DeployError
 
 LOCK = "uv.lock"
 #: Where a package in the lock is a project of the source.

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible_collections.asgi.deploy.plugins.module_utils.dependencies.uv_lock import (
+    require_current,
+)
 from ansible_collections.asgi.deploy.plugins.module_utils.errors import DeployError
-from ansible_collections.asgi.deploy.plugins.module_utils.uv_lock import require_current
 
 PROJECT = """
 [project]
