@@ -51,11 +51,11 @@ def package_plan(source: Mapping[str, Any], scratch: Path, build: Build) -> dict
         name = file_name(source["wheel"])
         package, version = wheel_identity(obtain("wheel", source, scratch), name, root)
         first = f"./{name}{wanted}"
-        told = hide_credentials(source["wheel"]) if is_url(source["wheel"]) else name
+        origin = hide_credentials(source["wheel"]) if is_url(source["wheel"]) else name
     else:
         package, version = source["index"], str(source["version"])
         first = f"{package}{wanted}=={version}"
-        told = f"{package}=={version}"
+        origin = f"{package}=={version}"
     requirements = [first, *(source.get("requirements") or [])]
     if source.get("lock"):
         requirements = locked(source, first, package, version, root)
@@ -71,7 +71,7 @@ def package_plan(source: Mapping[str, Any], scratch: Path, build: Build) -> dict
         notes=[] if source.get("lock") else [NOT_LOCKED],
     )
     release = release_id(version, digest, build.identity())
-    return plan(release, version, digest, "", told, str(archive), dependencies)
+    return plan(release, version, digest, "", origin, str(archive), dependencies)
 
 
 def wheel_identity(wheel: Path, name: str, root: Path) -> tuple[str, str]:

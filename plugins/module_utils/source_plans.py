@@ -17,10 +17,16 @@ from .dependencies import Dependencies, find
 from .git_source import GitAccess, checkout, hide_credentials, resolve_commit
 from .installers.settings import Build
 from .source import Entry, content_digest, entries, pack, refuse_pointers, tree
-from .versions import asks_git, fetch_history, metadata_entries, project_version, versioned_by_git
+from .versions import (
+    derives_version,
+    fetch_history,
+    metadata_entries,
+    project_version,
+    versioned_by_git,
+)
 
 DIGEST_LENGTH = 12
-#: Stands for a release that only the deploy itself can name.
+#: In place of the id of a release that only the deploy itself can name.
 UNDECIDED = "undecided"
 
 
@@ -164,17 +170,17 @@ def host_checkout_plan(
 def checkout_on_host(url: str, commit: str, target: Path, access: GitAccess) -> None:
     """Puts the files of one commit into a directory of a host, where nothing fetches those of LFS.
 
-    The tags come along where a build asks git for the version.
+    The tags come along where a build derives the version from git.
 
     Raises:
         DeployError: git failed, or a file is a pointer of Git LFS.
     """
     checkout(url, commit, target, access)
     refuse_pointers(target)
-    if asks_git(target, access):
+    if derives_version(target, access):
         fetch_history(target, commit, access)
 
 
 def undecided_plan(url: str) -> dict[str, Any]:
-    """Returns the plan of check mode where nobody can ask the repository yet."""
+    """Returns the plan of check mode where the repository cannot be read yet."""
     return plan(UNDECIDED, "", "", "", hide_credentials(url), "")

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The version of an app: written in its pyproject.toml, or taken from the tags of its repository.
 
-A release has no repository. A build that asks git for the version reads it from a file PKG-INFO
-instead, as in every source distribution; the controller makes that file. Two of them read it from
-variables (installers/environment.py).
+A release has no repository. A build that derives its version from git reads it from a file
+PKG-INFO instead, as in every source distribution; the controller makes that file. Two kinds of
+build read it from variables (installers/environment.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .git_source import GitAccess, git
 from .source import Entry
 
 METADATA = "PKG-INFO"
-#: What a build requires to ask git for the version.
+#: What a build requires to derive its version from git.
 BY_GIT = {
     "flit-scm",
     "hatch-vcs",
@@ -96,7 +96,7 @@ def own_tables(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def projects_by_git(source: Path, found: Sequence[Entry]) -> list[Project]:
-    """Returns the projects whose builds ask git for the version."""
+    """Returns the projects whose builds derive the version from git."""
     names = {entry.path for entry in found}
     files = search.Tree(source, names)
     projects = []
@@ -112,7 +112,7 @@ def projects_by_git(source: Path, found: Sequence[Entry]) -> list[Project]:
 
 
 def is_by_git(table: Mapping[str, Any]) -> bool:
-    """Says whether a build asks git for the version of a project."""
+    """Says whether the build of a project derives the version from git."""
     requires = mapping(table.get("build-system")).get("requires", [])
     needed = {search.requirement_name(str(one)) for one in requires}
     project = mapping(table.get("project"))
@@ -122,7 +122,7 @@ def is_by_git(table: Mapping[str, Any]) -> bool:
 
 
 def versioned_by_git(source: Path, found: Sequence[Entry]) -> bool:
-    """Says whether some build of a source asks git for a version."""
+    """Says whether some build of a source derives a version from git."""
     return bool(projects_by_git(source, found))
 
 
@@ -196,8 +196,8 @@ def fetch_history(directory: Path, commit: str, access: GitAccess) -> None:
     git(["fetch", "--quiet", "--tags", *words], directory, access)
 
 
-def asks_git(directory: Path, access: GitAccess) -> bool:
-    """Says whether some build of a checkout on a host asks git for a version."""
+def derives_version(directory: Path, access: GitAccess) -> bool:
+    """Says whether some build of a checkout on a host derives a version from git."""
     words = ["grep", "--files-with-matches", "--extended-regexp", "-e", LINES]
     places = ["--", search.PROJECT, f"*/{search.PROJECT}"]
     # 1: no line matches

@@ -85,7 +85,7 @@ class Dependencies:
         hashed: A requirements file has hashes.
         complete: All that is needed is in the file; nothing else is installed.
         current: A uv.lock matches the projects that it locks; False where that is not known.
-        version: That of the project, where its build would ask git and git knows it.
+        version: That of the project, where its build derives it from git.
         notes: What is not pinned, and what is there and not used.
     """
 
@@ -322,7 +322,7 @@ def require_groups(tree: Tree, wanted: Wanted, found: Dependencies) -> None:
 
 
 def locked_names(lock: Mapping[str, Any], key: str) -> list[str]:
-    """Returns the extras or groups of a pylock.toml, or both of a pdm.lock."""
+    """Returns the extras or groups of a pylock.toml, or extras and groups of a pdm.lock."""
     return [*lock.get(key, []), *mapping(lock.get("metadata")).get("groups", [])]
 
 
@@ -461,11 +461,11 @@ def in_project(tree: Tree, wanted: Wanted, directory: str) -> Dependencies:
         return from_project(tree, wanted, kind, directory)
     if kind in ("uv.lock", "pylock.toml"):
         # uv.lock has the project; a pylock.toml has it where it was made so
-        project = "" if kind == "uv.lock" else itself(tree, wanted, directory)
+        project = "" if kind == "uv.lock" else project_to_install(tree, wanted, directory)
         return Dependencies(kind, [path], directory, project=project)
     # installed by its own tool it would be installed, too, where it has commands
     commands = is_package(tree, directory) and has_commands(tree.table(join(directory, PROJECT)))
-    project = directory if commands else itself(tree, wanted, directory)
+    project = directory if commands else project_to_install(tree, wanted, directory)
     return Dependencies(kind, [path], directory, project=project)
 
 
@@ -537,7 +537,7 @@ def has_commands(table: Mapping[str, Any]) -> bool:
     return bool(names & {*mapping(table.get("project")), *poetry})
 
 
-def itself(tree: Tree, wanted: Wanted, directory: str) -> str:
+def project_to_install(tree: Tree, wanted: Wanted, directory: str) -> str:
     """Returns the directory of a project that has to be installed to be found; empty for none.
 
     That is one in src, whose module is not in the directory in which the app runs.
@@ -603,7 +603,7 @@ def named_files(tree: Tree, wanted: Wanted) -> Dependencies:
             "asgi_app_requirements_files: a pylock.toml is installed by uv, and alone; name no"
             " other file"
         )
-    project = itself(tree, wanted, wanted.directory)
+    project = project_to_install(tree, wanted, wanted.directory)
     return Dependencies("pylock.toml", paths, wanted.directory, project=project)
 
 
@@ -633,7 +633,7 @@ def from_requirements(
         REQUIREMENTS,
         paths,
         directory,
-        project="" if directory in found.local else itself(tree, wanted, directory),
+        project="" if directory in found.local else project_to_install(tree, wanted, directory),
         hashed=found.hashed and not found.unhashed,
         # what is listed has hashes where it can, so nothing else may be installed
         complete=found.hashed and bool(found.unhashed),

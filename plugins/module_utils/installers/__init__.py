@@ -80,7 +80,7 @@ class Builder:
         return self.environment.python
 
     def run(self) -> None:
-        """Makes the virtual environment with everything that the app's files ask for."""
+        """Makes the virtual environment with everything that the app needs."""
         found = self.dependencies
         if found is None:
             found = find_on_host(self.source, self.build.wanted(), self.steps)

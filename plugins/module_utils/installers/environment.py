@@ -13,7 +13,7 @@ from ..contained import Contained
 from .indexes import index_credentials, index_variables
 from .settings import BuildSettings
 
-#: For builds that ask git for the version and read no PKG-INFO: those of PDM and of
+#: For builds that derive the version from git and read no PKG-INFO: those of PDM and of
 #: poetry-dynamic-versioning.
 VERSION_VARIABLES = ("PDM_BUILD_SCM_VERSION", "POETRY_DYNAMIC_VERSIONING_BYPASS")
 
@@ -29,7 +29,7 @@ class Environment:
         source: The source of the app.
         app: The app's directory in it.
         cache: Cache of the app's packages.
-        version: Of the app, where its build would ask git.
+        version: Of the app, where its build derives it from git.
     """
 
     settings: BuildSettings

@@ -22,6 +22,8 @@ class Export:
         command: Arguments that write the requirements.
         extra: Option for the name of an extra; empty where it has none.
         group: Option for the name of a group; empty where it has none.
+        other_index: Option where another index is in place of those of the lock; empty where the
+            installer sees to that.
         stale: What it says of a lock that is out of date.
         update: What brings the lock up to date.
     """
@@ -31,6 +33,7 @@ class Export:
     command: Sequence[str]
     extra: str
     group: str
+    other_index: str
     stale: str
     update: str
 
@@ -39,10 +42,13 @@ class Export:
         """Name of the tool."""
         return self.packages[0].partition("==")[0]
 
-    def words(self, extras: Sequence[str], groups: Sequence[str]) -> list[str]:
+    def words(
+        self, extras: Sequence[str], groups: Sequence[str], other_index: bool = False
+    ) -> list[str]:
         """Returns the program and the arguments that write the requirements."""
         return [
             *(self.program, *self.command),
+            *([self.other_index] if other_index and self.other_index else []),
             *(f"{self.extra}={extra}" for extra in extras),
             *(f"{self.group}={group}" for group in groups),
         ]
@@ -53,10 +59,11 @@ EXPORTS = {
     "poetry.lock": Export(
         packages=["poetry==2.5.1", "poetry-plugin-export==1.10.1"],
         check=[],
-        # without the URLs of the lock: the index is that of the installer
-        command=["export", "--no-interaction", "--without-urls"],
+        command=["export", "--no-interaction"],
         extra="--extras",
         group="--with",
+        # it names all indexes of the project, also those that only the mirror reaches
+        other_index="--without-urls",
         stale="changed significantly since poetry.lock",
         update="poetry lock",
     ),
@@ -67,6 +74,7 @@ EXPORTS = {
         command=["export", "--no-default", "--group=default"],
         extra="--group",
         group="--group",
+        other_index="",
         stale="Lockfile doesn't satisfy",
         update="pdm lock",
     ),
@@ -76,6 +84,7 @@ EXPORTS = {
         command=["requirements", "--hash"],
         extra="",
         group="",
+        other_index="",
         stale="is out-of-date",
         update="pipenv lock",
     ),

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Files of a package that its build has left out, such as templates.
 
-A project in `src` is installed as a copy. On a laptop it is editable, so that nobody notices there
-that its package data is incomplete.
+A project in `src` is installed as a copy. On a laptop it is editable, which hides that its package
+data is incomplete.
 """
 
 from __future__ import annotations

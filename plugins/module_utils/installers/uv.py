@@ -67,8 +67,8 @@ class Uv:
         the versions and hashes of the lock are taken; uv rejects a file that has another hash.
         """
         settings = self.environment.settings
-        # a lock of a host's own checkout was compared by nobody; with another index uv would not
-        # find it current
+        # a lock that a host has checked out was not compared before; with another index uv would
+        # say that it is out of date
         elsewhere = settings.index or settings.extra_indexes
         wanted = [
             *("--quiet", "--frozen" if found.current or elsewhere else "--locked"),
@@ -115,7 +115,8 @@ class Uv:
             if export.check:
                 check = [self.program, *tool, export.program, *export.check]
                 self.environment.install(check, variables, f"check {lock}", directory)
-            listing = [self.program, *tool, *export.words(settings.extras, settings.groups)]
+            words = export.words(settings.extras, settings.groups, bool(settings.index))
+            listing = [self.program, *tool, *words]
             self.environment.install(
                 [*TO_FILE, str(listed), *listing], variables, f"list what {lock} names", directory
             )

@@ -191,6 +191,12 @@ def test_a_lock_of_another_tool_is_listed_by_it(lock: str, listing: str, check: 
     assert all("s3cret" in step.secret_files["NETRC"] for step in steps)
 
 
+@pytest.mark.parametrize("index", [{}, INDEX])
+def test_the_indexes_of_a_project_count_without_another_one(index: dict[str, str]) -> None:
+    listed = words(installed(Dependencies("poetry.lock", ["poetry.lock"]), index=index))[0]
+    assert ("--without-urls" in listed) == bool(index)
+
+
 @pytest.mark.parametrize(
     ("lock", "fails", "says", "command"),
     [
