@@ -300,14 +300,24 @@ def test_a_tree_that_is_too_deep_is_rejected_and_removed(hostile: Site) -> None:
 
 
 def test_nothing_of_a_source_is_read_as_root(hostile: Site) -> None:
-    """The log of the kernel would be waited for; what only root can read would be in the error."""
+    """What only root can read would be in the error: of the controller, or of the host."""
     before = releases(hostile)
     source = hostile.directory / "links"
     shutil.copytree(HELLO, source)
-    (source / "requirements.txt").unlink()
+    (source / "requirements.txt").rename(source / "wanted.txt")
     (source / "requirements.txt").symlink_to("/etc/shadow")
     played = hostile.role("app", expect=2, asgi_app_source={"path": str(source)})
-    assert "requirements.txt" in played.unwrapped
+    assert "requirements.txt is a link that leads out of the source" in played.unwrapped
+    assert (played.changed, "root:" in played.output) == (0, False)
+    # one that the installer follows
+    (source / "wanted.txt").rename(source / "requirements.txt")
+    (source / "setup.cfg").symlink_to("/etc/shadow")
+    played = hostile.role(
+        "app",
+        expect=2,
+        asgi_app_source={"path": str(source)},
+        asgi_app_build_commands=["cat setup.cfg"],
+    )
     assert "Permission denied" in played.unwrapped
     assert "root:" not in played.output
     assert releases(hostile) == before

@@ -226,6 +226,7 @@ def nearest_project(tree: Tree, wanted: Wanted) -> str:
         Rejected: None does; with what to write where one is found elsewhere.
     """
     for directory in directories_above(wanted.directory):
+        require_no_lost_link(tree, directory)
         if present(tree, directory):
             return directory
     what = f"no {', '.join((*LOCKS, REQUIREMENTS))} and no pyproject.toml of a project"
@@ -234,6 +235,18 @@ def nearest_project(tree: Tree, wanted: Wanted) -> str:
     more = f"; its {PROJECT} has only settings of tools" if tool_only else ""
     advice = elsewhere(tree, wanted.directory)
     raise Rejected(f"asgi_app_source: the app has {what}{where}{more}{advice}")
+
+
+def require_no_lost_link(tree: Tree, directory: str) -> None:
+    """Raises where a file that would say what the app needs is a link that cannot be followed."""
+    for name in (*LOCKS, REQUIREMENTS, PROJECT):
+        path = join(directory, name)
+        deployed = tree.names is None or path in tree.names
+        if deployed and (tree.root / path).is_symlink() and not tree.lies_there(path):
+            raise Rejected(
+                f"asgi_app_source: {path} is a link that leads out of the source, or to no file;"
+                " put the file itself there"
+            )
 
 
 def elsewhere(tree: Tree, app: str) -> str:

@@ -172,6 +172,9 @@ def test_nothing_outside_of_the_source_is_read(tmp_path: Path) -> None:
     (root / "requirements.txt").write_text("-r ../secret\n")
     tree = search.Tree(root)
     assert not tree.has("pyproject.toml")
+    with pytest.raises(search.Rejected, match=r"pyproject\.toml is a link that leads out of"):
+        search.find(tree, Wanted())
+    (root / "pyproject.toml").unlink()
     with pytest.raises(search.Rejected, match=r"names \.\./secret, which is not in the source"):
         search.find(tree, Wanted())
 
