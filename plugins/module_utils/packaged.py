@@ -45,8 +45,7 @@ def package_plan(source: Mapping[str, Any], scratch: Path, build: Build) -> dict
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    settings = build.settings
-    wanted = f"[{','.join(sorted(settings.extras))}]" if settings.extras else ""
+    wanted = build.settings.extras_suffix
     if source.get("wheel"):
         name = file_name(source["wheel"])
         package, version = wheel_identity(obtain("wheel", source, scratch), name, root)

@@ -270,10 +270,10 @@ def files_by_name(tree: Tree, app: str) -> list[str]:
     return found
 
 
-def some(names: Sequence[str]) -> str:
-    """Returns the first of some names."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def some(names: Sequence[str], shown: int = SHOWN) -> str:
+    """Returns the first of some names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def unused(tree: Tree, found: Dependencies, directory: str) -> list[str]:
@@ -360,6 +360,7 @@ def require_known(
 
 def normalized(name: str) -> str:
     """Returns a name of a package, an extra or a group as all its spellings have it."""
+    # also in downloads.py, which each run sends to the hosts, without this file
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -748,5 +749,6 @@ def main(root: str, wanted: str) -> None:
     except Rejected as error:
         answer = {"rejected": str(error)}
     except Exception as error:
+        # odd but valid TOML; without this the text of the program would be in the error
         answer = {"rejected": f"asgi_app_source: {type(error).__name__}: {error}"}
     sys.stdout.write(json.dumps(answer))

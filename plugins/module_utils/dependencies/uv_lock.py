@@ -4,7 +4,7 @@
 """Whether a uv.lock is up to date with the projects that it locks.
 
 `uv sync --frozen` installs what is in the lock, whatever pyproject.toml names by now. `uv lock
---check` would tell, but it needs the indexes. What it compares first is in both files: the lock
+--check` would find it, but it needs the indexes. What it compares first is in both files: the lock
 repeats the requirements of each project (`requires-dist`). Read on the controller only, which has
 tomllib and packaging.
 """
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DeployError
+from .search import OF_THE_SOURCE, place_of
 
 LOCK = "uv.lock"
-#: Where a package in the lock is a project of the source.
-PROJECTS = ("virtual", "editable", "directory")
 #: What a project requires, and for its extras.
 LISTS = {"dependencies", "optional-dependencies"}
 #: A requirement from elsewhere than an index; in pyproject.toml its place is in [tool.uv.sources].
-PLACES = {*PROJECTS, "git", "url", "path"}
+PLACES = {*OF_THE_SOURCE, "git", "url", "path"}
 
 #: The ranges of a requirement, each a set of specifiers, by its name.
 Requirements = Mapping[str, set[frozenset[Any]]]
@@ -42,7 +41,7 @@ def require_current(directory: Path) -> None:
     for package, project in projects(directory, read(directory / LOCK).get("package", [])):
         differing = sorted(differences(project, package))
         if differing:
-            where = os.path.normpath(f"{place(package)}/pyproject.toml")
+            where = os.path.normpath(f"{place_of(package)}/pyproject.toml")
             raise DeployError(
                 f"asgi_app_source: {LOCK} is out of date, it was made before {where} named"
                 f" {', '.join(differing)} as it does now, so another set would be installed; run uv"
@@ -64,19 +63,13 @@ def read(path: Path) -> dict[str, Any]:
         raise DeployError(f"asgi_app_source: {path} is not valid TOML: {error}") from error
 
 
-def place(package: Mapping[str, Any]) -> str:
-    """Returns the path of a project from the lock; empty for a package from elsewhere."""
-    source = package.get("source", {})
-    return next((str(source[kind]) for kind in PROJECTS if kind in source), "")
-
-
 def projects(
     above: Path, packages: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields each package of a lock that is a project beside it, with its [project] table."""
     for package in packages:
-        path = above / place(package) / "pyproject.toml"
-        if not place(package) or not path.is_file():
+        path = above / place_of(package) / "pyproject.toml"
+        if not place_of(package) or not path.is_file():
             continue
         project = read(path).get("project", {})
         # what is dynamic is in no file, and the lock of an old uv repeats nothing

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..contained import Contained
 from ..dependencies import Dependencies, find_on_host
+from ..dependencies.search import some
 from .bytecode import COMPILE_PACKAGES
 from .environment import Environment
 from .package_data import LEFT_OUT
@@ -129,9 +129,9 @@ class Builder:
             directory=self.app,
         )
         if ended.stdout:
-            files = [str(source / name) for name in ended.stdout.splitlines()]
+            files = some(sorted(ended.stdout.splitlines()), SHOWN_FILES)
             self.notes.append(
-                f"not installed, as the build of the package leaves it out: {some(source, files)};"
+                f"not installed, as the build of the package leaves it out: {files};"
                 " add it to the package data of the project"
             )
 
@@ -161,11 +161,6 @@ class Builder:
         )
         if ended.returncode:
             files = re.findall(r"^\*\*\* Error compiling '(.+)'\.\.\.$", ended.stdout, re.MULTILINE)
-            self.notes.append(f"not compiled, as they are no valid Python: {some(source, files)}")
-
-
-def some(source: Path, files: Sequence[str]) -> str:
-    """Returns the first of some files, relative to the source."""
-    names = [os.path.relpath(name, source) for name in sorted(files)]
-    more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-    return ", ".join(names[:SHOWN_FILES]) + more
+            names = [os.path.relpath(name, source) for name in sorted(files)]
+            listed = some(names, SHOWN_FILES)
+            self.notes.append(f"not compiled, as they are no valid Python: {listed}")

@@ -41,9 +41,8 @@ class Pip:
             self._pip(words, f"install what {names} names", found)
             words = ["--no-deps", str(self.environment.path(found.project))]
         elif found.project:
-            extras = self.environment.settings.extras
-            chosen = f"[{','.join(extras)}]" if extras else ""
-            words = [f"{self.environment.path(found.project)}{chosen}"]
+            extras = self.environment.settings.extras_suffix
+            words = [f"{self.environment.path(found.project)}{extras}"]
         else:
             words = [*found.requirements]
         if found.project or found.requirements:

@@ -46,6 +46,11 @@ class BuildSettings:
     compile_bytecode: bool = True
     timeout_seconds: float = 900
 
+    @property
+    def extras_suffix(self) -> str:
+        """The extras as behind a name or a directory in a requirement; empty for none."""
+        return f"[{','.join(sorted(self.extras))}]" if self.extras else ""
+
     def indexes(self) -> list[Mapping[str, str]]:
         """All indexes that are named."""
         return [*([self.index] if self.index else []), *self.extra_indexes]

@@ -136,8 +136,7 @@ class Uv:
         paths = [str(self.environment.path(name)) for name in found.files]
         words = [f"--requirement={path}" for path in paths]
         if found.kind == "setup.py":
-            extras = f"[{','.join(settings.extras)}]" if settings.extras else ""
-            words = [f"{self._at(found)}{extras}"]
+            words = [f"{self._at(found)}{settings.extras_suffix}"]
         elif found.kind == "pylock.toml":
             words += [f"--extra={extra}" for extra in settings.extras]
             words += [f"--group={group}" for group in settings.groups]

@@ -62,5 +62,6 @@ def ensure_uv(settings: BuildSettings) -> Path:
         if not directory.exists():
             aside.replace(directory)
     finally:
+        # moved away where it is the one that stays; else what is left takes only room
         shutil.rmtree(aside, ignore_errors=True)
     return program

@@ -82,10 +82,10 @@ def test_a_module_that_is_not_found_is_looked_for(tmp_path: Path, place: str) ->
     if place:
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).touch()
-    told = program(tmp_path, APP, "blog.main:app").stderr
-    assert "ModuleNotFoundError: No module named 'blog'" in told
-    assert ("set asgi_app_directory to its src" in told) == bool(place)
-    assert ("neither installed nor in the working directory" in told) != bool(place)
+    errors = program(tmp_path, APP, "blog.main:app").stderr
+    assert "ModuleNotFoundError: No module named 'blog'" in errors
+    assert ("set asgi_app_directory to its src" in errors) == bool(place)
+    assert ("neither installed nor in the working directory" in errors) != bool(place)
     # of what the app needs, and not of itself
     assert "asgi_app_directory" not in program(tmp_path, "import none\n").stderr
 

@@ -137,7 +137,7 @@ def test_a_lock_that_is_not_deployed_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected"),
     [
         ({"main.py": ""}, "the app has no uv.lock"),
         ({"pyproject.toml": TOOLS}, "its pyproject.toml has only settings of tools"),
@@ -152,9 +152,9 @@ def test_a_lock_that_is_not_deployed_is_noted(tmp_path: Path) -> None:
     ],
 )
 def test_without_any_the_text_says_what_to_write(
-    tmp_path: Path, files: dict[str, str], told: str
+    tmp_path: Path, files: dict[str, str], expected: str
 ) -> None:
-    assert told in rejected(tmp_path, files)
+    assert expected in rejected(tmp_path, files)
 
 
 def test_it_is_looked_for_above_the_app(tmp_path: Path) -> None:
@@ -397,8 +397,8 @@ def test_a_pylock_can_be_named_alone_and_for_uv(tmp_path: Path) -> None:
 )
 def test_what_is_not_pinned_is_named(tmp_path: Path, line: str, unpinned: str) -> None:
     files = {"requirements.txt": f"{line}\n", "constraints.txt": "starlette==1.0\nuvicorn>1\n"}
-    told = [f"not pinned in requirements.txt: {unpinned}"] if unpinned else []
-    assert found(tmp_path, files).notes == told
+    expected = [f"not pinned in requirements.txt: {unpinned}"] if unpinned else []
+    assert found(tmp_path, files).notes == expected
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def write(root: Path, project: str = PROJECT, lock: str = LOCK) -> Path:
     return root
 
 
-#: What is changed in pyproject.toml after it was locked, and what is told of it.
+#: What is changed in pyproject.toml after it was locked, and what is expected of it.
 CHANGES = {
     "added": ('"uvicorn[standard]"', '"uvicorn[standard]", "httpx"', "httpx"),
     "removed": (', "My_Lib"', "", "my-lib"),
@@ -65,10 +65,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_that_was_not_locked_is_named(tmp_path: Path, change: str) -> None:
-    before, after, told = CHANGES[change]
+    before, after, expected = CHANGES[change]
     assert before in PROJECT
     write(tmp_path, PROJECT.replace(before, after, 1))
-    words = f"uv.lock is out of date, it was made before pyproject.toml named {told} as it does"
+    words = f"uv.lock is out of date, it was made before pyproject.toml named {expected} as it does"
     with pytest.raises(DeployError, match=words):
         require_current(tmp_path)
 
@@ -133,13 +133,13 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("project", "lock", "told"),
+    ("project", "lock", "expected"),
     [
         (PROJECT, "not TOML", "uv.lock is not valid TOML"),
         ("[[[", LOCK, "pyproject.toml is not valid TOML"),
         (PROJECT.replace("uvicorn[", "uvicorn[["), LOCK, "pyproject.toml of the app: "),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, project: str, lock: str, told: str) -> None:
-    with pytest.raises(DeployError, match=told):
+def test_a_damaged_file_is_named(tmp_path: Path, project: str, lock: str, expected: str) -> None:
+    with pytest.raises(DeployError, match=expected):
         require_current(write(tmp_path, project, lock))

@@ -211,8 +211,8 @@ def test_a_lock_that_its_tool_rejects_is_named_with_the_command(
 ) -> None:
     with pytest.raises(DeployError, match=says) as caught:
         installed(Dependencies(lock, [lock]), steps=Steps(fails, says))
-    told = f"{lock} is out of date; run {command}, and add the file to the source"
-    assert (told in caught.value.message) == bool(command)
+    expected = f"{lock} is out of date; run {command}, and add the file to the source"
+    assert (expected in caught.value.message) == bool(command)
 
 
 @pytest.mark.parametrize("kind", ["requirements.txt", "uv.lock"])
